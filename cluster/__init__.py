@@ -1,0 +1,1 @@
+"""Where jobs run: renders and submits. Imported by nobody."""

@@ -1,0 +1,1 @@
+"""The computation: models, streaming, training, interpretation."""

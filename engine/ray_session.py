@@ -1,0 +1,68 @@
+"""Joining a Ray cluster, or starting an embedded one that ends with the job."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+# Each has been measured or hit; see docs/reference/ray.md for the story of each.
+EMBEDDED_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # An embedded Ray listens on loopback for one process; a token file adds a failure mode and no safety.
+    "RAY_AUTH_MODE": "disabled",
+    # CPU-only tasks must not hide a GPU from the torch of their process.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    # Without it gloo resolves the host name, which costs seconds or fails on machines without DNS.
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+# Ray's own bars and reports would drown the one progress line of the job.
+QUIET_ENVIRONMENT = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TQDM": "0"}
+
+OBJECT_STORE_BYTES = 1 << 30
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment of every worker process: our checkout importable, one thread a process unless told more."""
+    paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@contextmanager
+def connect(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+    """Be connected to Ray for the duration: to `address`, to the cluster we are in, or to an embedded Ray.
+
+    A session that is already connected (a test, a notebook, a job that runs jobs) is used and left alone.
+    An embedded Ray is ended on exit; a cluster we joined is only left.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET_ENVIRONMENT.items()})
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    chosen = address or os.environ.get("RAY_ADDRESS")
+    runtime_env = {"env_vars": worker_environment()}
+    if chosen and chosen != "local":
+        ray.init(address=chosen, runtime_env=runtime_env, log_to_driver=False)
+    else:
+        os.environ.update({name: os.environ.get(name, value) for name, value in EMBEDDED_ENVIRONMENT.items()})
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            runtime_env=runtime_env,
+            _node_ip_address="127.0.0.1",
+        )
+        # Some of Ray's own helpers look for a running cluster by themselves and would find somebody else's.
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        if chosen is None or chosen == "local":
+            os.environ.pop("RAY_ADDRESS", None)
+        ray.shutdown()

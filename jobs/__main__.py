@@ -1,0 +1,45 @@
+"""`syncytium <job> ...`: finds the job's module and hands it the rest of the command line."""
+
+import importlib
+import sys
+from pathlib import Path
+
+# What each job is for, in the order of the street. A job is listed here once it exists.
+JOBS = {
+    "check": "report what is wrong with count files, and how to fix it",
+    "ingest": "h5ad, 10x or zarr counts -> cell store",
+    "train-encoder": "train a Tahoe-x1 or Geneformer encoder on a cell store",
+    "embed": "cell store -> embeddings",
+    "cache": "cell store -> activation cache",
+    "train-sae": "activation cache -> sparse autoencoder",
+    "features": "sparse autoencoder + cache -> feature tables",
+    "inspect": "say what a dataset or model directory is, and verify it",
+    "demo": "the whole street on real cells, and a page to look at",
+}
+
+
+def usage() -> str:
+    width = max(map(len, JOBS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, purpose in JOBS.items()]
+    return "usage: syncytium JOB [flags]     (syncytium JOB --help for its flags)\n\n" + "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    name, rest = arguments[0].replace("_", "-"), arguments[1:]
+    if name not in JOBS:
+        print(f"syncytium: there is no job {arguments[0]!r}.\n\n{usage()}", file=sys.stderr)
+        return 2
+    # Ray workers import the engine by name; a plain checkout is on their path only if it is on ours.
+    checkout = str(Path(__file__).resolve().parent.parent)
+    if checkout not in sys.path:
+        sys.path.insert(0, checkout)
+    exit_code: int = importlib.import_module("jobs." + name.replace("-", "_")).main(rest)
+    return exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

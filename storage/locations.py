@@ -1,0 +1,325 @@
+"""Files and objects under one root, on local disk or in any fsspec store.
+
+`Location` is the only place that knows how a name becomes bytes. It offers what the commit protocol
+(`storage.commits`) needs and nothing more: whole-object atomic writes, create-if-absent, range reads, listing.
+
+On local disk a write is: temporary file, fsync, rename, fsync of the directory, so a reader sees the old content or
+the new one, never a part, and a power cut cannot lose what was reported as written. On an object store a write is one
+PUT (a completed multipart upload is atomic as well) and create-if-absent is a conditional PUT.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from storage.errors import DamagedDataset, InputError
+
+Buffer = bytes | bytearray | memoryview
+
+# `MemoryFileSystem` tests for existence and stores in two steps; threads of one process need a lock between them.
+_MEMORY_LOCK = threading.Lock()
+
+# File systems that cannot make hard links report one of these.
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+@dataclass(frozen=True)
+class Location:
+    """A directory or object-store prefix. Names are relative to it, with `/` between parts; "" is the root itself.
+
+    Instances hold one string and are cheap to pickle: every process opens its own connection.
+    """
+
+    root: str
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str] | Location) -> Location:
+        """The location of a local path (made absolute, since workers run elsewhere) or an fsspec URL."""
+        if isinstance(path, Location):
+            return path
+        text = os.fspath(path)
+        if text.startswith("file://"):
+            text = text.removeprefix("file://")
+        if "://" in text:
+            return cls(text.rstrip("/"))
+        return cls(os.path.abspath(os.path.expanduser(text)))
+
+    @property
+    def local(self) -> Path | None:
+        """The path on this machine, or None for an object store."""
+        return None if "://" in self.root else Path(self.root)
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(f"{self.root.rstrip('/')}/{_checked(name)}")
+
+    def __str__(self) -> str:
+        return self.root
+
+    def read(self, name: str = "") -> bytes:
+        """The whole object. Raises FileNotFoundError."""
+        if self.local is not None:
+            return self._path(name).read_bytes()
+        fs, key = self._remote(name)
+        return bytes(fs.cat_file(key))
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Byte ranges `[start, stop)` of one object, in the order asked.
+
+        Raises FileNotFoundError, and DamagedDataset when the object ends before a range does.
+        """
+        if self.local is not None:
+            parts = _pread(self._path(name), ranges)
+        else:
+            fs, key = self._remote(name)
+            starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
+            parts = fs.cat_ranges([key] * len(starts), starts, stops, on_error="raise") if starts else []
+        for (start, stop), part in zip(ranges, parts, strict=True):
+            if len(part) != stop - start:
+                raise DamagedDataset(
+                    f"{self}/{name}: ends inside the byte range {start}-{stop} ({len(part)} bytes found, "
+                    f"{stop - start} expected); the object is truncated"
+                )
+        return list(parts)
+
+    def put(self, name: str, content: Buffer) -> None:
+        """Write the object whole, replacing what is there. Durable and visible at once, or not at all."""
+        if self.local is not None:
+            path = self._path(name)
+            temporary = _write_temporary(path, content)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            _fsync_directory(path.parent)
+            return
+        fs, key = self._remote(name)
+        fs.pipe_file(key, bytes(content))
+
+    def create(self, name: str, content: Buffer) -> bool:
+        """Write the object only if none has that name; False when one has.
+
+        Of any number of writers that race exactly one gets True. After a connection lost in mid-answer a True may
+        come back as False, so a caller who gets False must compare contents, not assume another writer.
+        """
+        if self.local is not None:
+            return self._create_local(self._path(name), content)
+        fs, key = self._remote(name)
+        try:
+            if self.root.startswith("memory://"):
+                with _MEMORY_LOCK:
+                    fs.pipe_file(key, bytes(content), mode="create")
+            else:
+                fs.pipe_file(key, bytes(content), mode="create")
+        except FileExistsError:
+            return False
+        except OSError:
+            if self.exists(name):  # some stores answer a failed condition with a general error
+                return False
+            raise
+        return True
+
+    def exists(self, name: str = "") -> bool:
+        if self.local is not None:
+            return self._path(name).exists()
+        fs, key = self._remote(name)
+        return bool(fs.exists(key))
+
+    def size(self, name: str) -> int:
+        """Bytes of one object. Raises FileNotFoundError."""
+        if self.local is not None:
+            return self._path(name).stat().st_size
+        fs, key = self._remote(name)
+        return int(fs.info(key)["size"])
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        """Every object whose name starts with the folder `prefix` ("" = all): name -> bytes, sorted by name.
+
+        Temporary files of writes in progress are not objects and do not appear.
+        """
+        return {name: size for name, (size, _) in sorted(self._walk(prefix)) if not _is_temporary(name)}
+
+    def ages(self, temporary: bool = False) -> dict[str, float]:
+        """Seconds since each object (or, if `temporary`, each leftover temporary file) was written."""
+        now = time.time()
+        return {name: now - when for name, (_, when) in self._walk("") if _is_temporary(name) == temporary}
+
+    def delete(self, name: str) -> None:
+        """Remove one object; nothing happens when it is absent."""
+        if self.local is not None:
+            self._path(name).unlink(missing_ok=True)
+            return
+        fs, key = self._remote(name)
+        try:
+            fs.rm_file(key)
+        except FileNotFoundError:
+            pass
+
+    def delete_all(self) -> None:
+        """Remove everything under the root, and the root."""
+        if self.local is not None:
+            if self.local.exists():
+                shutil.rmtree(self.local)
+            return
+        fs, key = self._remote("")
+        if fs.exists(key):
+            fs.rm(key, recursive=True)
+
+    def require_conditional_create(self) -> None:
+        """Refuse a store on which create-if-absent is not one.
+
+        Some S3-compatible servers accept the condition and ignore it: two writers would then both believe they
+        created the same record. Raises InputError.
+        """
+        name = f"_log/probe-{uuid.uuid4().hex}"
+        try:
+            first, second = self.create(name, b"first"), self.create(name, b"second")
+            kept = self.read(name)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise InputError(f"{self}: the store has no create-if-absent ({error}). {_PROBE_ADVICE}") from error
+        finally:
+            self.delete(name)
+        if not first or second or kept != b"first":
+            raise InputError(f"{self}: the store ignores the create-if-absent condition. {_PROBE_ADVICE}")
+
+    def _path(self, name: str) -> Path:
+        return Path(self.root, _checked(name)) if name else Path(self.root)
+
+    def _remote(self, name: str) -> tuple[Any, str]:
+        # Listings must not be cached: other processes write into the same prefix.
+        fs, root = fsspec.core.url_to_fs(self.root, use_listings_cache=False)
+        if isinstance(fs, LocalFileSystem):
+            raise InputError(f"{self.root}: give a local directory as a plain path")
+        return fs, f"{root.rstrip('/')}/{_checked(name)}" if name else root
+
+    def _create_local(self, path: Path, content: Buffer) -> bool:
+        temporary = _write_temporary(path, content)
+        try:
+            # A link either gives the whole, already durable file its name or fails because the name is taken.
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in _NO_HARD_LINKS:
+                raise InputError(f"{path}: this file system has no hard links. {_PROBE_ADVICE}") from error
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+        _fsync_directory(path.parent)
+        return True
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, tuple[int, float]]]:
+        """(name, (bytes, time of writing in seconds since the epoch)) of everything below `prefix`."""
+        if self.local is not None:
+            top = self._path(prefix)
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    path = Path(folder, name)
+                    try:
+                        stat = path.stat()
+                    except FileNotFoundError:  # a temporary file that has just become its object
+                        continue
+                    yield path.relative_to(self.root).as_posix(), (stat.st_size, stat.st_mtime)
+            return
+        fs, root = self._remote("")
+        top_key = f"{root}/{_checked(prefix)}" if prefix else root
+        for key, entry in fs.find(top_key, detail=True).items():
+            yield key[len(root) :].lstrip("/"), (int(entry["size"]), _written_at(fs, key, entry))
+
+
+_PROBE_ADVICE = (
+    "Commits need a store where only one of two writers can create an object: local disk, a POSIX network share, "
+    "or an object store with conditional writes (S3, GCS, Azure, recent MinIO or Ceph)."
+)
+
+
+def _checked(name: str) -> str:
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"{name!r} is not a name inside a location")
+    return name
+
+
+def _is_temporary(name: str) -> bool:
+    base = name.rsplit("/", 1)[-1]
+    return base.startswith(".") and base.endswith(".tmp")
+
+
+def _write_temporary(path: Path, content: Buffer) -> Path:
+    """A durable file beside `path`; on any failure (a full disk, an interrupt) nothing is left behind."""
+    _make_directories(path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _make_directories(directory: Path) -> None:
+    """Create missing parents, each made durable in the one above: an fsynced file in a lost directory is lost."""
+    missing = []
+    while not directory.exists():
+        missing.append(directory)
+        directory = directory.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        _fsync_directory(folder.parent)
+
+
+def _fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _pread(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return [_pread_one(descriptor, start, stop) for start, stop in ranges]
+    finally:
+        os.close(descriptor)
+
+
+def _pread_one(descriptor: int, start: int, stop: int) -> bytes:
+    """One read in almost every case; Linux hands out at most 2 GiB a call, so larger ranges need several."""
+    first = os.pread(descriptor, stop - start, start)
+    if len(first) == stop - start or not first:
+        return first
+    parts = [first]
+    start += len(first)
+    while start < stop and (part := os.pread(descriptor, stop - start, start)):
+        parts.append(part)
+        start += len(part)
+    return b"".join(parts)
+
+
+def _written_at(fs: Any, key: str, entry: dict[str, Any]) -> float:
+    # Each fsspec store has its own word for it: s3, gcs, azure/hdfs, memory.
+    for field in ("LastModified", "updated", "last_modified", "mtime", "created"):
+        if field in entry:
+            when = entry[field]
+            break
+    else:
+        when = fs.modified(key)
+    if isinstance(when, str):
+        when = datetime.fromisoformat(when)
+    return when.timestamp() if isinstance(when, datetime) else float(when)

@@ -1,0 +1,32 @@
+"""Fixtures shared by all tests: the shared folder, and one Ray cluster per run."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Before anything imports ray: the session's workers inherit these.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+os.environ.setdefault("RAY_enable_metrics_collection", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and golden outputs; not part of the repository."""
+    path = Path(os.environ.get("SYNCYTIUM_SHARED", REPOSITORY.parent / "shared"))
+    if not (path / "golden").is_dir():
+        pytest.skip(f"needs the shared data folder ({path} is not there; set SYNCYTIUM_SHARED)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One embedded Ray for the whole run, with room for two trainers' workers on two cores."""
+    from engine import ray_session
+
+    with ray_session.connect("local", num_cpus=4):
+        yield
