@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -107,11 +107,13 @@ def execute(name: str, options: OptionsType, run: Callable[[OptionsType], Outcom
     """Run one job in this process and write its `run.json`; returns the record. Raises what `run` raises."""
     started = datetime.now(UTC)
     outcome = run(options)
-    earlier = run_record.read(Location.of(options.output)) if options.output and not outcome.did_work else None
+    earlier = (
+        run_record.read(Location.of(options.output)) if options.output and not outcome.did_work else None
+    )
     record = run_record.complete(name, asdict(options), outcome, started)
     if earlier is not None:
         return {**earlier, "did_work": False}
-    if options.output and outcome.exit_code == DONE and not options.output.endswith(".json"):
+    if options.output and outcome.writes_record:
         run_record.write(Location.of(options.output), record)
     return {**record, "exit_code": outcome.exit_code}
 
@@ -129,10 +131,10 @@ def launch(
     except KeyboardInterrupt:
         print(f"syncytium {name}: interrupted; run the same command again to resume.", file=sys.stderr)
         return FAILED
-    except Exception as error:
-        if isinstance(error, _refusals()):
-            print(f"syncytium {name}: {error}", file=sys.stderr)
-            return BAD_INPUT
+    except _refusals() as error:
+        print(f"syncytium {name}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except Exception as error:  # noqa: BLE001 - the outermost frame of the process: reported, exit code 1
         traceback.print_exc()
         print(f"syncytium {name} failed: {error}\nRun the same command again to resume.", file=sys.stderr)
         return FAILED
@@ -149,8 +151,3 @@ def _say(name: str, options: JobOptions, record: dict[str, Any]) -> None:
         print(f"{name}: wrote {options.output} ({counts}) in {record['wall_seconds']:.1f} s", file=sys.stderr)
     if options.json:
         print(json.dumps(record, default=str), flush=True)
-
-
-def option_names(options_type: type[JobOptions]) -> dict[str, Any]:
-    """Flag name without dashes -> dataclass field."""
-    return {field.name: field for field in fields(options_type)}

@@ -18,7 +18,9 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
-                raise InputError(f"{self.name}, line {key_node.start_mark.line + 1}: key {key!r} is given twice.")
+                raise InputError(
+                    f"{self.name}, line {key_node.start_mark.line + 1}: key {key!r} is given twice."
+                )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -35,7 +37,9 @@ def read_yaml(path: str) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise InputError(f"--config {path}: expected a mapping of flags to values, found {type(loaded).__name__}.")
+        raise InputError(
+            f"--config {path}: expected a mapping of flags to values, found {type(loaded).__name__}."
+        )
     return {str(key).replace("-", "_"): value for key, value in loaded.items()}
 
 
@@ -75,7 +79,7 @@ def arguments_from_yaml(argv: list[str], options_type: type) -> list[str]:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise InputError(
-            f"--config {path}: no such flag: {', '.join(unknown)}. Flags of this job: {', '.join(sorted(known))}."
+            f"--config {path}: no such flag: {', '.join(unknown)}. Flags here: {', '.join(sorted(known))}."
         )
     added: list[str] = []
     positional: list[str] = []

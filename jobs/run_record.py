@@ -31,6 +31,7 @@ class Outcome:
     did_work: False when the output was already complete and nothing was done.
     peak_memory_bytes: the largest resident set of a worker process, where the job measured one.
     exit_code: 0, or 2 for a job that reports on its input (`check`) and found errors in it.
+    writes_record: False for a job whose --output is a single report file, not a dataset.
     """
 
     lineage: str | None = None
@@ -41,10 +42,12 @@ class Outcome:
     did_work: bool = True
     peak_memory_bytes: int | None = None
     exit_code: int = 0
+    writes_record: bool = True
 
 
 def driver_peak_memory() -> int:
-    """Largest resident set of this process and of its finished children, in bytes (Linux: ru_maxrss is KiB)."""
+    """Largest resident set of this process and of its finished children, in bytes."""
+    # ru_maxrss counts KiB on Linux and bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -66,7 +69,7 @@ def complete(job: str, options: dict[str, Any], outcome: Outcome, started: datet
     """The full record of one finished run, ready for JSON."""
     ended = datetime.now(UTC)
     record = {"job": job, "options": options, **asdict(outcome)}
-    del record["exit_code"], record["peak_memory_bytes"]
+    del record["exit_code"], record["peak_memory_bytes"], record["writes_record"]
     return {
         **record,
         "versions": versions(),
