@@ -160,7 +160,10 @@ class Location:
     def delete(self, name: str) -> None:
         """Remove one object; nothing happens when it is absent."""
         if self.local is not None:
-            self._path(name).unlink(missing_ok=True)
+            path = self._path(name)
+            if path.exists():
+                path.unlink()
+                _fsync_directory(path.parent)  # keeps the order of deletions through a power cut
             return
         fs, key = self._remote(name)
         try:
@@ -169,10 +172,10 @@ class Location:
             pass
 
     def delete_all(self) -> None:
-        """Remove everything under the root, and the root."""
+        """Remove everything under the root. A local root directory itself stays: it may be a mount point."""
         if self.local is not None:
-            if self.local.exists():
-                shutil.rmtree(self.local)
+            for entry in self.local.iterdir() if self.local.exists() else ():
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             return
         fs, key = self._remote("")
         if fs.exists(key):
@@ -189,7 +192,9 @@ class Location:
             first, second = self.create(name, b"first"), self.create(name, b"second")
             kept = self.read(name)
         except (NotImplementedError, TypeError, ValueError) as error:
-            raise InputError(f"{self}: the store has no create-if-absent ({error}). {_PROBE_ADVICE}") from error
+            raise InputError(
+                f"{self}: the store has no create-if-absent ({error}). {_PROBE_ADVICE}"
+            ) from error
         finally:
             self.delete(name)
         if not first or second or kept != b"first":

@@ -1,0 +1,450 @@
+"""The one way anything persists: plan, members, one record per member, snapshot.
+
+    LOCATION/
+      _log/00000000.json            the plan: kind, lineage, members; created once
+      _log/member-<key>.json        the record of one member: its objects with size and hash; created once
+      _log/snapshot-00000001.json   the whole dataset: all records and the root objects; created once
+      _lease/<key>.<attempt>        who works on a member at the moment (saves work, never needed for correctness)
+      ...                           the objects themselves, under their final names
+
+A member is deterministic: the same plan gives the same bytes. So two workers that do the same member write identical
+objects, whichever creates the record first has committed it, and the other finds its own hashes in the record. Without
+a record a member does not exist; without a snapshot a dataset does not open. Killing anything at any moment loses at
+most the members being worked on, and resuming is `pending()`: the plan minus the records.
+
+The protocol is the common core of Iceberg, Lance and icechunk: immutable objects, and one conditional create as the
+only point where something becomes true.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from storage.errors import DamagedDataset, InputError, LineageMismatch
+from storage.locations import Buffer, Location
+from storage.snapshots import (
+    LEASES,
+    LOG,
+    PLAN,
+    Record,
+    Snapshot,
+    Stored,
+    canonical,
+    hash_of,
+    newest_version,
+    open_snapshot,
+    record_name,
+    seal,
+    size_problems,
+    snapshot_name,
+    unseal,
+)
+
+__all__ = ["Dataset", "MemberPlan", "MemberWriter", "Record", "Snapshot", "Stored", "open_snapshot"]
+
+# Keys become file names.
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+# What a job may leave in an output directory before its dataset exists.
+_NOT_FOREIGN = {"run.json"}
+
+# Records read at once when a dataset is finished; on an object store each costs a round trip.
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class MemberPlan:
+    """One unit of work, retry and commit. `facts` say what it is made of (say, the row range `start`, `stop`)."""
+
+    key: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Dataset:
+    """The writing side of one dataset. Get one with `plan` (the driver) or `open` (anyone later).
+
+    Pickles as its location and lineage id: a worker that wakes up after the directory was given to another plan is
+    refused instead of mixing two datasets.
+    """
+
+    def __init__(self, location: Location, plan: Mapping[str, Any]) -> None:
+        self.location = location
+        self.kind: str = plan["kind"]
+        self.lineage: Mapping[str, Any] = plan["lineage"]
+        self.lineage_id: str = plan["lineage_id"]
+        self.members = [MemberPlan(entry["key"], entry["facts"]) for entry in plan["members"]]
+        self._by_key = {member.key: member for member in self.members}
+        self._leases_seen: dict[str, float] = {}
+
+    @classmethod
+    def plan(
+        cls,
+        location: Location | str,
+        *,
+        kind: str,
+        lineage: Mapping[str, Any],
+        members: Sequence[MemberPlan],
+        overwrite: bool = False,
+    ) -> Dataset:
+        """Start a dataset, or take up the one that is there when it has the same plan.
+
+        `lineage` and member facts hold JSON values only; everything that changes a value on disk belongs in it.
+        `overwrite` removes the dataset that is there first (only ever a dataset, never foreign files).
+        Raises LineageMismatch with both lineages, InputError when the place holds other files or the store has no
+        create-if-absent.
+        """
+        location = Location.of(location)
+        asked = _plan_body(kind, lineage, members)
+        found = _read_plan(location)
+        if found is not None and overwrite:
+            _remove_dataset(location)
+            found = None
+        if found is None:
+            _refuse_foreign_files(location)
+            if location.local is None:
+                location.require_conditional_create()
+            if location.create(PLAN, seal(asked)):
+                return cls(location, asked)
+            found = unseal(location, PLAN)
+        _require_same_plan(location, found, asked)
+        return cls(location, found)
+
+    @classmethod
+    def open(cls, location: Location | str, lineage_id: str | None = None) -> Dataset:
+        """The dataset planned at a location, finished or not. Raises InputError, LineageMismatch."""
+        location = Location.of(location)
+        found = _read_plan(location)
+        if found is None:
+            raise InputError(f"{location}: no dataset here ({PLAN} is missing)")
+        if lineage_id not in (None, found["lineage_id"]):
+            raise LineageMismatch(
+                f"{location}: now planned with lineage {found['lineage_id']}, this worker was started for {lineage_id}"
+            )
+        return cls(location, found)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Dataset.open, (self.location, self.lineage_id)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a snapshot exists: nothing is left to do."""
+        return newest_version(self.location) is not None
+
+    def pending(self) -> list[MemberPlan]:
+        """Members without a record, in plan order: what a resumed job has to do."""
+        log = self.location.list(LOG)
+        return [member for member in self.members if record_name(member.key) not in log]
+
+    def records(self) -> Iterator[Record]:
+        """The records that exist, in plan order."""
+        log = self.location.list(LOG)
+        committed = [member.key for member in self.members if record_name(member.key) in log]
+        with ThreadPoolExecutor(_READERS) as pool:
+            yield from pool.map(self._record, committed)
+
+    def member(self, key: str) -> MemberWriter:
+        """A writer for one member; if it is committed already, a writer that only compares."""
+        return MemberWriter(self, self._planned(key))
+
+    def claim(self, key: str, owner: str, seconds: float) -> bool:
+        """Take the lease on a member for so many seconds; False when another holds it or the member is committed.
+
+        Leases only save double work. An expired one is taken over; expiry is the owner's clock, and since that clock
+        may be wrong, a lease this process has watched for its whole length counts as expired whatever it says.
+        """
+        self._planned(key)
+        if self.location.exists(record_name(key)):
+            return False
+        attempts = sorted(
+            int(name.rsplit(".", 1)[1]) for name in self.location.list(LEASES) if _leases(name, key)
+        )
+        if attempts:
+            lease = _read_lease(self.location, _lease_name(key, attempts[-1]))
+            if lease is not None and lease["owner"] != owner and not self._expired(key, attempts[-1], lease):
+                return False
+        content = canonical({"owner": owner, "seconds": seconds, "expires": time.time() + seconds})
+        return self.location.create(_lease_name(key, attempts[-1] + 1 if attempts else 0), content)
+
+    def finish(
+        self, objects: Mapping[str, Buffer] | None = None, facts: Mapping[str, Any] | None = None
+    ) -> Snapshot:
+        """Write the root objects in the order given, then the snapshot. All members must be committed.
+
+        On a finished dataset it changes nothing and returns the snapshot. Raises InputError naming how many members
+        are missing, DamagedDataset when a committed object is.
+        """
+        if self.is_complete:
+            return open_snapshot(self.location, self.kind)
+        records = list(self.records())
+        if len(records) < len(self.members):
+            raise InputError(
+                f"{self.location}: not finished: {len(records)} of {len(self.members)} members committed"
+            )
+        self._require_sound(records)
+        stored = {}
+        for name, content in (objects or {}).items():
+            _refuse_reserved(name)
+            self.location.put(name, content)
+            stored[name] = Stored.of(content)
+        self._create_snapshot(records, stored, _as_json(facts or {}))
+        for name in self.location.list(LEASES):
+            self.location.delete(name)
+        return open_snapshot(self.location, self.kind)
+
+    def collect_garbage(self, older_than_seconds: float) -> list[str]:
+        """Delete what no record names: objects of members never committed, temporary files, spent leases.
+
+        Only things older than the given age go, so choose more than the longest member takes. Files directly in the
+        root (run.json, a user's notes) stay. One process should do it. Returns the deleted names.
+        """
+        # Ages before records: an object committed in between is then seen as committed.
+        old = [name for name, age in self.location.ages().items() if age > older_than_seconds]
+        torn = [name for name, age in self.location.ages(temporary=True).items() if age > older_than_seconds]
+        kept = {name for record in self.records() for name in record.objects}
+        if self.is_complete:
+            kept |= set(open_snapshot(self.location).all_objects)
+        garbage = sorted(torn + [name for name in old if name not in kept and _is_collectable(name)])
+        for name in garbage:
+            self.location.delete(name)
+        return garbage
+
+    def require_current(self) -> None:
+        """Raise LineageMismatch when the directory has been given to another plan since this was opened."""
+        Dataset.open(self.location, self.lineage_id)
+
+    def _planned(self, key: str) -> MemberPlan:
+        if key not in self._by_key:
+            raise KeyError(f"{self.location}: member {key!r} is not in the plan")
+        return self._by_key[key]
+
+    def _record(self, key: str) -> Record:
+        body = unseal(self.location, record_name(key))
+        if body["lineage_id"] != self.lineage_id:
+            raise DamagedDataset(
+                f"{self.location}/{record_name(key)}: committed under lineage {body['lineage_id']}, the plan has "
+                f"{self.lineage_id}; write the dataset again with --overwrite"
+            )
+        return Record.from_json(body)
+
+    def _expired(self, key: str, attempt: int, lease: Mapping[str, Any]) -> bool:
+        first_seen = self._leases_seen.setdefault(_lease_name(key, attempt), time.monotonic())
+        return time.time() > lease["expires"] or time.monotonic() - first_seen > lease["seconds"]
+
+    def _require_sound(self, records: Sequence[Record]) -> None:
+        objects = {name: stored for record in records for name, stored in record.objects.items()}
+        problems = list(size_problems(self.location, objects))
+        if problems:
+            raise DamagedDataset(
+                f"{self.location}: damaged before it was finished: {'; '.join(problems[:5])}"
+            )
+
+    def _create_snapshot(
+        self, records: Sequence[Record], objects: Mapping[str, Stored], facts: Mapping[str, Any]
+    ) -> None:
+        body = {
+            "kind": self.kind,
+            "lineage": self.lineage,
+            "lineage_id": self.lineage_id,
+            "members": [record.as_json() for record in records],
+            "objects": {name: stored.as_json() for name, stored in objects.items()},
+            "facts": facts,
+        }
+        self.require_current()
+        if self.location.create(snapshot_name(1), seal(body)):
+            return
+        theirs = unseal(self.location, snapshot_name(1))
+        differing = [part for part in ("members", "objects", "facts") if theirs[part] != body[part]]
+        if differing:
+            raise DamagedDataset(
+                f"{self.location}/{snapshot_name(1)}: another process finished the same plan with other "
+                f"{', '.join(differing)}; the versions of the libraries differ. Check with `inspect --verify`"
+            )
+
+
+class MemberWriter:
+    """Writes the objects of one member and commits them."""
+
+    def __init__(self, dataset: Dataset, plan: MemberPlan) -> None:
+        self.plan = plan
+        self._dataset = dataset
+        self._objects: dict[str, Stored] = {}
+        name = record_name(plan.key)
+        self._committed = dataset._record(plan.key) if dataset.location.exists(name) else None
+
+    def put(self, name: str, content: Buffer) -> None:
+        """Write one object under its final name, relative to the dataset. Raises DamagedDataset if the member is
+        committed already with other bytes under this name, in which case nothing is written."""
+        _refuse_reserved(name)
+        stored = Stored.of(content)
+        if self._committed is None:
+            self._dataset.location.put(name, content)
+        elif self._committed.objects.get(name) != stored:
+            raise DamagedDataset(self._differs([name]))
+        self._objects[name] = stored
+
+    def commit(self, facts: Mapping[str, Any] | None = None) -> Record:
+        """Create the record; from here on the member exists. `facts` must be as deterministic as the objects.
+
+        When another worker was first its record is returned, after comparing: raises DamagedDataset when the two
+        differ, and LineageMismatch when the directory has meanwhile been given to another plan.
+        """
+        location = self._dataset.location
+        mine = Record(self.plan.key, dict(self._objects), _as_json(facts or {}))
+        self._dataset.require_current()
+        if self._committed is None:
+            self._require_objects_present()
+            body = {**mine.as_json(), "lineage_id": self._dataset.lineage_id}
+            if location.create(record_name(mine.key), seal(body)):
+                return mine
+            self._committed = self._dataset._record(mine.key)
+        if self._committed.id != mine.id:
+            names = set(mine.objects) | set(self._committed.objects)
+            differing = sorted(
+                name for name in names if mine.objects.get(name) != self._committed.objects.get(name)
+            )
+            raise DamagedDataset(self._differs(differing or ["facts"]))
+        return self._committed
+
+    def _require_objects_present(self) -> None:
+        """Guards against a garbage collector that thought this writer dead."""
+        for name, stored in self._objects.items():
+            try:
+                found = self._dataset.location.size(name)
+            except FileNotFoundError as error:
+                raise DamagedDataset(
+                    f"{self._dataset.location}/{name}: gone before its member was committed"
+                ) from error
+            if found != stored.size:
+                raise DamagedDataset(
+                    f"{self._dataset.location}/{name}: {found} bytes, {stored.size} were written"
+                )
+
+    def _differs(self, names: Iterable[str]) -> str:
+        return (
+            f"{self._dataset.location}: member {self.plan.key!r} is committed with other content ({', '.join(names)}) "
+            "than this worker made from the same plan; the versions of the libraries differ between workers. "
+            "Check with `inspect --verify`, and write the dataset again with --overwrite"
+        )
+
+
+def _plan_body(kind: str, lineage: Mapping[str, Any], members: Sequence[MemberPlan]) -> dict[str, Any]:
+    keys = [member.key for member in members]
+    wrong = [key for key in keys if not _KEY.fullmatch(key)]
+    if wrong or len(set(keys)) < len(keys):
+        raise ValueError(f"member keys must be distinct file names; found {(wrong or keys)[:5]}")
+    lineage = _as_json(lineage)
+    return {
+        "kind": kind,
+        "lineage": lineage,
+        "lineage_id": hash_of(canonical([kind, lineage])),
+        "members": [{"key": member.key, "facts": _as_json(member.facts)} for member in members],
+    }
+
+
+def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """As it will read back from disk (tuples become lists), so that comparing with disk is comparing like with like."""
+    return dict(json.loads(canonical(dict(value))))
+
+
+def _read_plan(location: Location) -> dict[str, Any] | None:
+    try:
+        return unseal(location, PLAN)
+    except FileNotFoundError:
+        return None
+
+
+def _require_same_plan(location: Location, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    if found["lineage_id"] != asked["lineage_id"]:
+        raise LineageMismatch(
+            f"{location}: holds a dataset of another lineage (first differences marked *):\n"
+            f"{_side_by_side({'kind': found['kind'], **found['lineage']}, {'kind': asked['kind'], **asked['lineage']})}\n"
+            "Give the same inputs and options to resume it, another --output, or --overwrite to replace it."
+        )
+    if found["members"] != asked["members"]:
+        raise LineageMismatch(
+            f"{location}: planned as {_count(found['members'])}, asked for {_count(asked['members'])} under the same "
+            "lineage. Give another --output, or --overwrite to replace it."
+        )
+
+
+def _side_by_side(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    on_disk, wanted = dict(_flat(found)), dict(_flat(asked))
+    lines = [f"    {'field':<24} {'on disk':<36} asked for"]
+    for name in sorted(on_disk.keys() | wanted.keys()):
+        theirs, ours = on_disk.get(name, "(absent)"), wanted.get(name, "(absent)")
+        lines.append(f"  {' ' if theirs == ours else '*'} {name:<24} {theirs:<36} {ours}")
+    return "\n".join(lines)
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{name}" if prefix else name)
+    else:
+        yield prefix, json.dumps(value, ensure_ascii=False)
+
+
+def _count(members: Sequence[Mapping[str, Any]]) -> str:
+    if not members:
+        return "no members"
+    return f"{len(members)} members ({members[0]['key']} {members[0]['facts']} to {members[-1]['key']} {members[-1]['facts']})"
+
+
+def _refuse_foreign_files(location: Location) -> None:
+    foreign = [
+        name for name in location.list() if name not in _NOT_FOREIGN and not name.startswith((LOG, LEASES))
+    ]
+    # A plan that has appeared since means that another process started the same dataset a moment ago.
+    if foreign and _read_plan(location) is None:
+        raise InputError(
+            f"{location}: holds files that are no dataset ({', '.join(foreign[:3])}"
+            f"{', ...' if len(foreign) > 3 else ''}); give an empty or new --output"
+        )
+
+
+def _remove_dataset(location: Location) -> None:
+    """Remove in an order that a kill cannot turn into a lie: what vouches for something goes before it."""
+    names = list(location.list())
+    order = [f"{LOG}/snapshot-", f"{LOG}/member-"]
+    for prefix in order:
+        for name in names:
+            if name.startswith(prefix):
+                location.delete(name)
+    for name in names:
+        if name != PLAN and not name.startswith(tuple(order)):
+            location.delete(name)
+    location.delete(PLAN)
+    location.delete_all()
+
+
+def _refuse_reserved(name: str) -> None:
+    if name.startswith((f"{LOG}/", f"{LEASES}/")):
+        raise ValueError(f"{name!r}: names under {LOG}/ and {LEASES}/ belong to the commit protocol")
+
+
+def _is_collectable(name: str) -> bool:
+    if name.startswith(f"{LOG}/"):
+        return name.startswith(f"{LOG}/probe-")
+    return "/" in name
+
+
+def _lease_name(key: str, attempt: int) -> str:
+    return f"{LEASES}/{key}.{attempt}"
+
+
+def _leases(name: str, key: str) -> bool:
+    folder_and_key, _, attempt = name.rpartition(".")
+    return folder_and_key == f"{LEASES}/{key}" and attempt.isdigit()
+
+
+def _read_lease(location: Location, name: str) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(location.read(name)))
+    except FileNotFoundError:
+        return None
