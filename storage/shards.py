@@ -1,10 +1,11 @@
 """Numbers on disk: our own writer and reader of sharded zarr v3 arrays of one dimension.
 
-A shard object is one file of the zarr v3 `sharding_indexed` codec (zarr-specs, codecs/sharding-indexed v1.0):
-inner chunks of 65,536 elements, each `bytes -> blosc(zstd 3, shuffle) -> crc32c`, in order, then the index (offset and
-size of every chunk, uint64) with its own crc32c. Any zarr v3 implementation reads it. We write it ourselves because a
-member must have the same bytes each time it is written and must appear whole: zarrs writes shards in place and in
-arbitrary order. We read it ourselves because both zarr implementations read a missing shard as zeros.
+A shard object is one file of the zarr v3 `sharding_indexed` codec (zarr-specs, codecs/sharding-indexed
+1.0): inner chunks of 65,536 elements, each `bytes -> blosc(zstd 3, shuffle) -> crc32c`, in order, then
+the index (offset and size of every chunk, uint64) with its own crc32c. Any zarr v3 implementation reads
+it. We write it ourselves because a member must have the same bytes each time it is written and must
+appear whole: zarrs writes shards in place and in arbitrary order. We read it ourselves because both zarr
+implementations read a missing shard as zeros.
 
 Sizes and codec are the measured optimum of `specs/storage.md` section 2: 11.0 bits per non-zero count.
 """
@@ -24,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
 
+from storage.durable_files import Buffer
 from storage.errors import DamagedDataset
-from storage.locations import Buffer, Location
+from storage.locations import Location
 
 CHUNK_ELEMENTS = 1 << 16
 SHARD_ELEMENTS = 1 << 26
@@ -35,7 +37,7 @@ _ABSENT = (1 << 64) - 1
 _COALESCE_GAP = 1 << 18
 _REQUEST_BYTES = 1 << 26
 
-# Blosc's own threads finish in arbitrary order and append what they finish: the bytes would differ between runs.
+# Blosc's own threads append what they finish in the order they finish: the bytes would differ between runs.
 blosc.use_threads = False
 
 Ranges = Sequence[tuple[int, int]]
@@ -43,7 +45,7 @@ Put = Callable[[str, Buffer], None]
 
 
 def _checksum(payload: Buffer) -> bytes:
-    return int(google_crc32c.value(payload)).to_bytes(_CRC_BYTES, "little")
+    return int(google_crc32c.value(bytes(payload))).to_bytes(_CRC_BYTES, "little")
 
 
 def encode_chunk(values: npt.NDArray[Any]) -> bytes:
@@ -84,13 +86,19 @@ def put_single_chunk(name: str, values: npt.NDArray[Any], put: Put) -> None:
     """Write an array that fits one chunk (an `indptr`) with the same codecs and no sharding."""
     if len(values):
         put(f"{name}/c/0", encode_chunk(values))
-    put(f"{name}/zarr.json", array_metadata(len(values), values.dtype, max(len(values), 1), _element_codecs(values.dtype)))
+    codecs = _element_codecs(values.dtype)
+    put(f"{name}/zarr.json", array_metadata(len(values), values.dtype, max(len(values), 1), codecs))
 
 
 class ShardedArrayWriter:
-    """Writes `name/c/<shard>` and, on `close`, `name/zarr.json` through `put`; holds one compressed shard in memory."""
+    """Writes `name/c/<shard>` and, on `close`, `name/zarr.json` through `put`.
 
-    def __init__(self, name: str, dtype: npt.DTypeLike, put: Put, shard_elements: int = SHARD_ELEMENTS) -> None:
+    Holds one compressed shard (about 70 MB of gene indices) in memory, however long the array.
+    """
+
+    def __init__(
+        self, name: str, dtype: npt.DTypeLike, put: Put, shard_elements: int = SHARD_ELEMENTS
+    ) -> None:
         if shard_elements % CHUNK_ELEMENTS:
             raise ValueError(f"shard_elements {shard_elements} is not a multiple of {CHUNK_ELEMENTS}")
         self.name, self.dtype, self.shard_elements = name, np.dtype(dtype), shard_elements
@@ -168,8 +176,9 @@ def _decoders() -> ThreadPoolExecutor:
 class ShardedArray:
     """Reader of one array written by `ShardedArrayWriter`; metadata is parsed once, shard indices are kept.
 
-    A missing object, a truncated one or a flipped bit raises DamagedDataset with the object's name; nothing is ever
-    replaced by a fill value. `sizes` (object name -> bytes, from a snapshot) saves one request per shard.
+    A missing object, a truncated one or a flipped bit raises DamagedDataset with the object's name;
+    nothing is ever replaced by a fill value. `sizes` (object name -> bytes, from a snapshot) saves one
+    request per shard.
     """
 
     def __init__(self, location: Location, name: str, sizes: Mapping[str, int] | None = None) -> None:
@@ -185,9 +194,10 @@ class ShardedArray:
             self.dtype = np.dtype(meta["data_type"]).newbyteorder("<")
             names = [codec["name"] for codec in sharding["configuration"]["codecs"]]
         except (KeyError, TypeError, ValueError) as error:
-            raise DamagedDataset(f"{location}/{name}/zarr.json: not a sharded one-dimensional array ({error})") from error
+            raise DamagedDataset(f"{location}/{name}/zarr.json: not a sharded 1-D array ({error})") from error
         if names != ["bytes", "blosc", "crc32c"]:
-            raise DamagedDataset(f"{location}/{name}/zarr.json: codecs {names}, expected bytes, blosc, crc32c")
+            expected = "expected bytes, blosc, crc32c"
+            raise DamagedDataset(f"{location}/{name}/zarr.json: codecs {names}, {expected}")
 
     def read(self, ranges: Ranges) -> npt.NDArray[Any]:
         """The elements of all ranges `[start, stop)`, concatenated in the order given."""
@@ -218,7 +228,7 @@ class ShardedArray:
         index, object_name = self._index(shard), f"{self.name}/c/{shard}"
         spans = sorted((int(index[inner, 0]), int(index[inner, 1]), inner) for inner in wanted)
         if spans[-1][0] == _ABSENT:
-            raise DamagedDataset(f"{self.location}/{object_name}: inner chunk {spans[-1][2]} was never written")
+            raise DamagedDataset(f"{self.location}/{object_name}: inner chunk {spans[-1][2]} is not there")
 
         def decode(payload: memoryview, inner: int) -> None:
             where = f"{self.location}/{object_name}, inner chunk {inner}"
@@ -245,7 +255,7 @@ class ShardedArray:
             except FileNotFoundError as error:
                 raise DamagedDataset(f"{self.location}/{name}: missing") from error
             if size < length:
-                raise DamagedDataset(f"{self.location}/{name}: {size} bytes, too short for its index; truncated")
+                raise DamagedDataset(f"{self.location}/{name}: truncated; {size} bytes do not hold its index")
             (table,) = self._read(name, [(size - length, size)])
             if _checksum(table[:-_CRC_BYTES]) != table[-_CRC_BYTES:]:
                 raise DamagedDataset(f"{self.location}/{name}: the shard index does not match its checksum")
@@ -302,7 +312,7 @@ def _decode_into(
 ) -> None:
     packed, stored = payload[:-_CRC_BYTES], payload[-_CRC_BYTES:]
     if len(payload) <= _CRC_BYTES or _checksum(packed) != bytes(stored):
-        raise DamagedDataset(f"{where}: bytes do not match their crc32c checksum; restore the file or ingest again")
+        raise DamagedDataset(f"{where}: bytes do not match their crc32c checksum; restore or ingest again")
     first = pieces[0]
     if len(pieces) == 1 and first.high - first.low == chunk_elements:
         blosc.decompress(packed, out[first.position : first.position + chunk_elements])
