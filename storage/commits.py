@@ -4,30 +4,30 @@
       _log/00000000.json            the plan: kind, lineage, members; created once
       _log/member-<key>.json        the record of one member: its objects with size and hash; created once
       _log/snapshot-00000001.json   the whole dataset: all records and the root objects; created once
-      _lease/<key>.<attempt>        who works on a member at the moment (saves work, never needed for correctness)
+      _lease/<key>.<attempt>        who works on a member at the moment (saves work, never needed)
       ...                           the objects themselves, under their final names
 
-A member is deterministic: the same plan gives the same bytes. So two workers that do the same member write identical
-objects, whichever creates the record first has committed it, and the other finds its own hashes in the record. Without
-a record a member does not exist; without a snapshot a dataset does not open. Killing anything at any moment loses at
-most the members being worked on, and resuming is `pending()`: the plan minus the records.
+A member is deterministic: the same plan gives the same bytes. So two workers that do the same member write
+identical objects, whichever creates the record first has committed it, and the other finds its own hashes in
+the record. Without a record a member does not exist; without a snapshot a dataset does not open. Killing
+anything at any moment loses at most the members being worked on, and resuming is `pending()`: the plan minus
+the records.
 
-The protocol is the common core of Iceberg, Lance and icechunk: immutable objects, and one conditional create as the
-only point where something becomes true.
+The protocol is the common core of Iceberg, Lance and icechunk: immutable objects, and one conditional create
+as the only point where something becomes true.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
+from storage import leases
+from storage.durable_files import Buffer
 from storage.errors import DamagedDataset, InputError, LineageMismatch
-from storage.locations import Buffer, Location
+from storage.lineage import MemberPlan, as_json, plan_body, require_same_plan
+from storage.locations import Location
 from storage.snapshots import (
     LEASES,
     LOG,
@@ -35,21 +35,16 @@ from storage.snapshots import (
     Record,
     Snapshot,
     Stored,
-    canonical,
-    hash_of,
     newest_version,
     open_snapshot,
     record_name,
+    require_sizes,
     seal,
-    size_problems,
     snapshot_name,
     unseal,
 )
 
 __all__ = ["Dataset", "MemberPlan", "MemberWriter", "Record", "Snapshot", "Stored", "open_snapshot"]
-
-# Keys become file names.
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 # What a job may leave in an output directory before its dataset exists.
 _NOT_FOREIGN = {"run.json"}
@@ -58,19 +53,11 @@ _NOT_FOREIGN = {"run.json"}
 _READERS = 16
 
 
-@dataclass(frozen=True)
-class MemberPlan:
-    """One unit of work, retry and commit. `facts` say what it is made of (say, the row range `start`, `stop`)."""
-
-    key: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Dataset:
     """The writing side of one dataset. Get one with `plan` (the driver) or `open` (anyone later).
 
-    Pickles as its location and lineage id: a worker that wakes up after the directory was given to another plan is
-    refused instead of mixing two datasets.
+    Pickles as its location and lineage id: a worker that wakes up after the directory was given to another
+    plan is refused instead of mixing two datasets.
     """
 
     def __init__(self, location: Location, plan: Mapping[str, Any]) -> None:
@@ -94,13 +81,13 @@ class Dataset:
     ) -> Dataset:
         """Start a dataset, or take up the one that is there when it has the same plan.
 
-        `lineage` and member facts hold JSON values only; everything that changes a value on disk belongs in it.
+        `lineage` and member facts hold JSON values; everything that changes a value on disk belongs in them.
         `overwrite` removes the dataset that is there first (only ever a dataset, never foreign files).
-        Raises LineageMismatch with both lineages, InputError when the place holds other files or the store has no
-        create-if-absent.
+        Raises LineageMismatch with both lineages, InputError when the place holds other files or the store
+        has no create-if-absent.
         """
         location = Location.of(location)
-        asked = _plan_body(kind, lineage, members)
+        asked = plan_body(kind, lineage, members)
         found = _read_plan(location)
         if found is not None and overwrite:
             _remove_dataset(location)
@@ -112,7 +99,7 @@ class Dataset:
             if location.create(PLAN, seal(asked)):
                 return cls(location, asked)
             found = unseal(location, PLAN)
-        _require_same_plan(location, found, asked)
+        require_same_plan(location, found, asked)
         return cls(location, found)
 
     @classmethod
@@ -124,7 +111,8 @@ class Dataset:
             raise InputError(f"{location}: no dataset here ({PLAN} is missing)")
         if lineage_id not in (None, found["lineage_id"]):
             raise LineageMismatch(
-                f"{location}: now planned with lineage {found['lineage_id']}, this worker was started for {lineage_id}"
+                f"{location}: now planned with lineage {found['lineage_id']}; this worker was started for "
+                f"{lineage_id}"
             )
         return cls(location, found)
 
@@ -146,62 +134,62 @@ class Dataset:
         log = self.location.list(LOG)
         committed = [member.key for member in self.members if record_name(member.key) in log]
         with ThreadPoolExecutor(_READERS) as pool:
-            yield from pool.map(self._record, committed)
+            yield from pool.map(self.record, committed)
+
+    def record(self, key: str) -> Record:
+        """The record of one committed member. Raises FileNotFoundError, DamagedDataset."""
+        body = unseal(self.location, record_name(key))
+        if body["lineage_id"] != self.lineage_id:
+            raise DamagedDataset(
+                f"{self.location}/{record_name(key)}: committed under lineage {body['lineage_id']}, the plan "
+                f"has {self.lineage_id}; write the dataset again with --overwrite"
+            )
+        return Record.from_json(body)
 
     def member(self, key: str) -> MemberWriter:
         """A writer for one member; if it is committed already, a writer that only compares."""
         return MemberWriter(self, self._planned(key))
 
     def claim(self, key: str, owner: str, seconds: float) -> bool:
-        """Take the lease on a member for so many seconds; False when another holds it or the member is committed.
+        """Take (or renew) the lease on a member; False when another holds it or the member is committed.
 
-        Leases only save double work. An expired one is taken over; expiry is the owner's clock, and since that clock
-        may be wrong, a lease this process has watched for its whole length counts as expired whatever it says.
+        It only saves double work: a worker that writes without a lease is as correct as one with it.
         """
         self._planned(key)
         if self.location.exists(record_name(key)):
             return False
-        attempts = sorted(
-            int(name.rsplit(".", 1)[1]) for name in self.location.list(LEASES) if _leases(name, key)
-        )
-        if attempts:
-            lease = _read_lease(self.location, _lease_name(key, attempts[-1]))
-            if lease is not None and lease["owner"] != owner and not self._expired(key, attempts[-1], lease):
-                return False
-        content = canonical({"owner": owner, "seconds": seconds, "expires": time.time() + seconds})
-        return self.location.create(_lease_name(key, attempts[-1] + 1 if attempts else 0), content)
+        return leases.take(self.location, key, owner, seconds, self._leases_seen)
 
     def finish(
         self, objects: Mapping[str, Buffer] | None = None, facts: Mapping[str, Any] | None = None
     ) -> Snapshot:
         """Write the root objects in the order given, then the snapshot. All members must be committed.
 
-        On a finished dataset it changes nothing and returns the snapshot. Raises InputError naming how many members
-        are missing, DamagedDataset when a committed object is.
+        On a finished dataset it changes nothing and returns the snapshot. Raises InputError saying how many
+        members are missing, DamagedDataset when a committed object is.
         """
         if self.is_complete:
             return open_snapshot(self.location, self.kind)
         records = list(self.records())
         if len(records) < len(self.members):
             raise InputError(
-                f"{self.location}: not finished: {len(records)} of {len(self.members)} members committed"
+                f"{self.location}: not finished: {len(records)} of {len(self.members)} members are committed"
             )
-        self._require_sound(records)
+        require_sizes(self.location, {name: s for record in records for name, s in record.objects.items()})
         stored = {}
         for name, content in (objects or {}).items():
             _refuse_reserved(name)
             self.location.put(name, content)
             stored[name] = Stored.of(content)
-        self._create_snapshot(records, stored, _as_json(facts or {}))
-        for name in self.location.list(LEASES):
-            self.location.delete(name)
+        self._create_snapshot(records, stored, as_json(facts or {}))
+        leases.release_all(self.location)
         return open_snapshot(self.location, self.kind)
 
     def collect_garbage(self, older_than_seconds: float) -> list[str]:
         """Delete what no record names: objects of members never committed, temporary files, spent leases.
 
-        Only things older than the given age go, so choose more than the longest member takes. Files directly in the
-        root (run.json, a user's notes) stay. One process should do it. Returns the deleted names.
+        Only things older than the given age go, so give more than the longest member takes. Files directly in
+        the root (run.json, a user's notes) stay. One process should do it. Returns the deleted names.
         """
         # Ages before records: an object committed in between is then seen as committed.
         old = [name for name, age in self.location.ages().items() if age > older_than_seconds]
@@ -215,34 +203,13 @@ class Dataset:
         return garbage
 
     def require_current(self) -> None:
-        """Raise LineageMismatch when the directory has been given to another plan since this was opened."""
+        """Raise LineageMismatch when the directory was given to another plan since this was opened."""
         Dataset.open(self.location, self.lineage_id)
 
     def _planned(self, key: str) -> MemberPlan:
         if key not in self._by_key:
             raise KeyError(f"{self.location}: member {key!r} is not in the plan")
         return self._by_key[key]
-
-    def _record(self, key: str) -> Record:
-        body = unseal(self.location, record_name(key))
-        if body["lineage_id"] != self.lineage_id:
-            raise DamagedDataset(
-                f"{self.location}/{record_name(key)}: committed under lineage {body['lineage_id']}, the plan has "
-                f"{self.lineage_id}; write the dataset again with --overwrite"
-            )
-        return Record.from_json(body)
-
-    def _expired(self, key: str, attempt: int, lease: Mapping[str, Any]) -> bool:
-        first_seen = self._leases_seen.setdefault(_lease_name(key, attempt), time.monotonic())
-        return time.time() > lease["expires"] or time.monotonic() - first_seen > lease["seconds"]
-
-    def _require_sound(self, records: Sequence[Record]) -> None:
-        objects = {name: stored for record in records for name, stored in record.objects.items()}
-        problems = list(size_problems(self.location, objects))
-        if problems:
-            raise DamagedDataset(
-                f"{self.location}: damaged before it was finished: {'; '.join(problems[:5])}"
-            )
 
     def _create_snapshot(
         self, records: Sequence[Record], objects: Mapping[str, Stored], facts: Mapping[str, Any]
@@ -274,12 +241,14 @@ class MemberWriter:
         self.plan = plan
         self._dataset = dataset
         self._objects: dict[str, Stored] = {}
-        name = record_name(plan.key)
-        self._committed = dataset._record(plan.key) if dataset.location.exists(name) else None
+        self._committed = dataset.record(plan.key) if dataset.location.exists(record_name(plan.key)) else None
 
     def put(self, name: str, content: Buffer) -> None:
-        """Write one object under its final name, relative to the dataset. Raises DamagedDataset if the member is
-        committed already with other bytes under this name, in which case nothing is written."""
+        """Write one object under its final name, relative to the dataset.
+
+        If the member is committed already nothing is written, and other bytes than the committed ones raise
+        DamagedDataset.
+        """
         _refuse_reserved(name)
         stored = Stored.of(content)
         if self._committed is None:
@@ -291,65 +260,40 @@ class MemberWriter:
     def commit(self, facts: Mapping[str, Any] | None = None) -> Record:
         """Create the record; from here on the member exists. `facts` must be as deterministic as the objects.
 
-        When another worker was first its record is returned, after comparing: raises DamagedDataset when the two
-        differ, and LineageMismatch when the directory has meanwhile been given to another plan.
+        When another worker was first, its record is returned after comparing: raises DamagedDataset when the
+        two differ, and LineageMismatch when the directory has meanwhile been given to another plan.
         """
-        location = self._dataset.location
-        mine = Record(self.plan.key, dict(self._objects), _as_json(facts or {}))
+        mine = Record(self.plan.key, dict(self._objects), as_json(facts or {}))
         self._dataset.require_current()
         if self._committed is None:
             self._require_objects_present()
             body = {**mine.as_json(), "lineage_id": self._dataset.lineage_id}
-            if location.create(record_name(mine.key), seal(body)):
+            if self._dataset.location.create(record_name(mine.key), seal(body)):
                 return mine
-            self._committed = self._dataset._record(mine.key)
+            self._committed = self._dataset.record(mine.key)
         if self._committed.id != mine.id:
-            names = set(mine.objects) | set(self._committed.objects)
-            differing = sorted(
-                name for name in names if mine.objects.get(name) != self._committed.objects.get(name)
-            )
-            raise DamagedDataset(self._differs(differing or ["facts"]))
+            ours, theirs = mine.objects, self._committed.objects
+            names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+            raise DamagedDataset(self._differs(names or ["facts"]))
         return self._committed
 
     def _require_objects_present(self) -> None:
         """Guards against a garbage collector that thought this writer dead."""
+        location = self._dataset.location
         for name, stored in self._objects.items():
-            try:
-                found = self._dataset.location.size(name)
-            except FileNotFoundError as error:
-                raise DamagedDataset(
-                    f"{self._dataset.location}/{name}: gone before its member was committed"
-                ) from error
+            found = location.size(name) if location.exists(name) else None
             if found != stored.size:
                 raise DamagedDataset(
-                    f"{self._dataset.location}/{name}: {found} bytes, {stored.size} were written"
+                    f"{location}/{name}: {'gone' if found is None else f'{found} bytes'} before its member "
+                    f"was committed; {stored.size} bytes were written. Run the job again"
                 )
 
     def _differs(self, names: Iterable[str]) -> str:
         return (
-            f"{self._dataset.location}: member {self.plan.key!r} is committed with other content ({', '.join(names)}) "
-            "than this worker made from the same plan; the versions of the libraries differ between workers. "
-            "Check with `inspect --verify`, and write the dataset again with --overwrite"
+            f"{self._dataset.location}: member {self.plan.key!r} is committed with other content "
+            f"({', '.join(names)}) than this worker made from the same plan; the library versions differ "
+            "between workers. Check with `inspect --verify`, and write the dataset again with --overwrite"
         )
-
-
-def _plan_body(kind: str, lineage: Mapping[str, Any], members: Sequence[MemberPlan]) -> dict[str, Any]:
-    keys = [member.key for member in members]
-    wrong = [key for key in keys if not _KEY.fullmatch(key)]
-    if wrong or len(set(keys)) < len(keys):
-        raise ValueError(f"member keys must be distinct file names; found {(wrong or keys)[:5]}")
-    lineage = _as_json(lineage)
-    return {
-        "kind": kind,
-        "lineage": lineage,
-        "lineage_id": hash_of(canonical([kind, lineage])),
-        "members": [{"key": member.key, "facts": _as_json(member.facts)} for member in members],
-    }
-
-
-def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    """As it will read back from disk (tuples become lists), so that comparing with disk is comparing like with like."""
-    return dict(json.loads(canonical(dict(value))))
 
 
 def _read_plan(location: Location) -> dict[str, Any] | None:
@@ -359,47 +303,9 @@ def _read_plan(location: Location) -> dict[str, Any] | None:
         return None
 
 
-def _require_same_plan(location: Location, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    if found["lineage_id"] != asked["lineage_id"]:
-        raise LineageMismatch(
-            f"{location}: holds a dataset of another lineage (first differences marked *):\n"
-            f"{_side_by_side({'kind': found['kind'], **found['lineage']}, {'kind': asked['kind'], **asked['lineage']})}\n"
-            "Give the same inputs and options to resume it, another --output, or --overwrite to replace it."
-        )
-    if found["members"] != asked["members"]:
-        raise LineageMismatch(
-            f"{location}: planned as {_count(found['members'])}, asked for {_count(asked['members'])} under the same "
-            "lineage. Give another --output, or --overwrite to replace it."
-        )
-
-
-def _side_by_side(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    on_disk, wanted = dict(_flat(found)), dict(_flat(asked))
-    lines = [f"    {'field':<24} {'on disk':<36} asked for"]
-    for name in sorted(on_disk.keys() | wanted.keys()):
-        theirs, ours = on_disk.get(name, "(absent)"), wanted.get(name, "(absent)")
-        lines.append(f"  {' ' if theirs == ours else '*'} {name:<24} {theirs:<36} {ours}")
-    return "\n".join(lines)
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{name}" if prefix else name)
-    else:
-        yield prefix, json.dumps(value, ensure_ascii=False)
-
-
-def _count(members: Sequence[Mapping[str, Any]]) -> str:
-    if not members:
-        return "no members"
-    return f"{len(members)} members ({members[0]['key']} {members[0]['facts']} to {members[-1]['key']} {members[-1]['facts']})"
-
-
 def _refuse_foreign_files(location: Location) -> None:
-    foreign = [
-        name for name in location.list() if name not in _NOT_FOREIGN and not name.startswith((LOG, LEASES))
-    ]
+    ours = (f"{LOG}/", f"{LEASES}/")
+    foreign = [name for name in location.list() if name not in _NOT_FOREIGN and not name.startswith(ours)]
     # A plan that has appeared since means that another process started the same dataset a moment ago.
     if foreign and _read_plan(location) is None:
         raise InputError(
@@ -411,13 +317,13 @@ def _refuse_foreign_files(location: Location) -> None:
 def _remove_dataset(location: Location) -> None:
     """Remove in an order that a kill cannot turn into a lie: what vouches for something goes before it."""
     names = list(location.list())
-    order = [f"{LOG}/snapshot-", f"{LOG}/member-"]
-    for prefix in order:
+    vouchers = (f"{LOG}/snapshot-", f"{LOG}/member-")
+    for prefix in vouchers:
         for name in names:
             if name.startswith(prefix):
                 location.delete(name)
     for name in names:
-        if name != PLAN and not name.startswith(tuple(order)):
+        if name != PLAN and not name.startswith(vouchers):
             location.delete(name)
     location.delete(PLAN)
     location.delete_all()
@@ -432,19 +338,3 @@ def _is_collectable(name: str) -> bool:
     if name.startswith(f"{LOG}/"):
         return name.startswith(f"{LOG}/probe-")
     return "/" in name
-
-
-def _lease_name(key: str, attempt: int) -> str:
-    return f"{LEASES}/{key}.{attempt}"
-
-
-def _leases(name: str, key: str) -> bool:
-    folder_and_key, _, attempt = name.rpartition(".")
-    return folder_and_key == f"{LEASES}/{key}" and attempt.isdigit()
-
-
-def _read_lease(location: Location, name: str) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(location.read(name)))
-    except FileNotFoundError:
-        return None

@@ -1,15 +1,17 @@
 """Files and objects under one root, on local disk or in any fsspec store.
 
 `Location` is the only place that knows how a name becomes bytes. It offers what the commit protocol
-(`storage.commits`) needs and nothing more: whole-object atomic writes, create-if-absent, range reads, listing.
+(`storage.commits`) needs and nothing more: whole-object atomic writes, create-if-absent, range reads, lists.
 
-On local disk a write is: temporary file, fsync, rename, fsync of the directory, so a reader sees the old content or
-the new one, never a part, and a power cut cannot lose what was reported as written. On an object store a write is one
-PUT (a completed multipart upload is atomic as well) and create-if-absent is a conditional PUT.
+On local disk a write is: temporary file, fsync, rename, fsync of the directory (`storage.durable_files`), so
+a reader sees the old content or the new one, never a part, and a power cut cannot lose what was reported as
+written. On an object store a write is one PUT (a completed multipart upload is atomic as well) and
+create-if-absent is a conditional PUT.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -25,11 +27,11 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from storage import durable_files
+from storage.durable_files import Buffer
 from storage.errors import DamagedDataset, InputError
 
-Buffer = bytes | bytearray | memoryview
-
-# `MemoryFileSystem` tests for existence and stores in two steps; threads of one process need a lock between them.
+# `MemoryFileSystem` tests for existence and stores in two steps; threads need a lock around both.
 _MEMORY_LOCK = threading.Lock()
 
 # File systems that cannot make hard links report one of these.
@@ -38,9 +40,9 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 
 @dataclass(frozen=True)
 class Location:
-    """A directory or object-store prefix. Names are relative to it, with `/` between parts; "" is the root itself.
+    """A directory or object-store prefix. Names are relative to it, joined by `/`; "" is the root itself.
 
-    Instances hold one string and are cheap to pickle: every process opens its own connection.
+    Holds one string and is cheap to pickle: every process opens its own connection.
     """
 
     root: str
@@ -81,7 +83,7 @@ class Location:
         Raises FileNotFoundError, and DamagedDataset when the object ends before a range does.
         """
         if self.local is not None:
-            parts = _pread(self._path(name), ranges)
+            parts = durable_files.read_ranges(self._path(name), ranges)
         else:
             fs, key = self._remote(name)
             starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
@@ -97,14 +99,7 @@ class Location:
     def put(self, name: str, content: Buffer) -> None:
         """Write the object whole, replacing what is there. Durable and visible at once, or not at all."""
         if self.local is not None:
-            path = self._path(name)
-            temporary = _write_temporary(path, content)
-            try:
-                os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            _fsync_directory(path.parent)
+            durable_files.replace(self._path(name), content)
             return
         fs, key = self._remote(name)
         fs.pipe_file(key, bytes(content))
@@ -112,11 +107,16 @@ class Location:
     def create(self, name: str, content: Buffer) -> bool:
         """Write the object only if none has that name; False when one has.
 
-        Of any number of writers that race exactly one gets True. After a connection lost in mid-answer a True may
-        come back as False, so a caller who gets False must compare contents, not assume another writer.
+        Of any number of writers that race at most one gets True. If the connection is lost in mid-answer, the
+        repeated request of the winner says False as well: on False compare contents.
         """
         if self.local is not None:
-            return self._create_local(self._path(name), content)
+            try:
+                return durable_files.create(self._path(name), content)
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                raise InputError(f"{self}: this file system has no hard links. {_PROBE_ADVICE}") from error
         fs, key = self._remote(name)
         try:
             if self.root.startswith("memory://"):
@@ -150,26 +150,24 @@ class Location:
 
         Temporary files of writes in progress are not objects and do not appear.
         """
-        return {name: size for name, (size, _) in sorted(self._walk(prefix)) if not _is_temporary(name)}
+        found = sorted(self._walk(prefix))
+        return {name: size for name, (size, _) in found if not durable_files.is_temporary(name)}
 
     def ages(self, temporary: bool = False) -> dict[str, float]:
         """Seconds since each object (or, if `temporary`, each leftover temporary file) was written."""
-        now = time.time()
-        return {name: now - when for name, (_, when) in self._walk("") if _is_temporary(name) == temporary}
+        now, found = time.time(), self._walk("")
+        return {
+            name: now - when for name, (_, when) in found if durable_files.is_temporary(name) == temporary
+        }
 
     def delete(self, name: str) -> None:
         """Remove one object; nothing happens when it is absent."""
         if self.local is not None:
-            path = self._path(name)
-            if path.exists():
-                path.unlink()
-                _fsync_directory(path.parent)  # keeps the order of deletions through a power cut
+            durable_files.remove(self._path(name))
             return
         fs, key = self._remote(name)
-        try:
+        with contextlib.suppress(FileNotFoundError):
             fs.rm_file(key)
-        except FileNotFoundError:
-            pass
 
     def delete_all(self) -> None:
         """Remove everything under the root. A local root directory itself stays: it may be a mount point."""
@@ -184,8 +182,8 @@ class Location:
     def require_conditional_create(self) -> None:
         """Refuse a store on which create-if-absent is not one.
 
-        Some S3-compatible servers accept the condition and ignore it: two writers would then both believe they
-        created the same record. Raises InputError.
+        Some S3-compatible servers accept the condition and ignore it: two writers would both believe that
+        they created the same record. Raises InputError.
         """
         name = f"_log/probe-{uuid.uuid4().hex}"
         try:
@@ -210,22 +208,6 @@ class Location:
             raise InputError(f"{self.root}: give a local directory as a plain path")
         return fs, f"{root.rstrip('/')}/{_checked(name)}" if name else root
 
-    def _create_local(self, path: Path, content: Buffer) -> bool:
-        temporary = _write_temporary(path, content)
-        try:
-            # A link either gives the whole, already durable file its name or fails because the name is taken.
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno in _NO_HARD_LINKS:
-                raise InputError(f"{path}: this file system has no hard links. {_PROBE_ADVICE}") from error
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
-        _fsync_directory(path.parent)
-        return True
-
     def _walk(self, prefix: str) -> Iterator[tuple[str, tuple[int, float]]]:
         """(name, (bytes, time of writing in seconds since the epoch)) of everything below `prefix`."""
         if self.local is not None:
@@ -246,8 +228,8 @@ class Location:
 
 
 _PROBE_ADVICE = (
-    "Commits need a store where only one of two writers can create an object: local disk, a POSIX network share, "
-    "or an object store with conditional writes (S3, GCS, Azure, recent MinIO or Ceph)."
+    "Commits need a store where only one of two writers can create an object: local disk, a POSIX network "
+    "share, or an object store with conditional writes (S3, GCS, Azure, recent MinIO or Ceph)."
 )
 
 
@@ -255,66 +237,6 @@ def _checked(name: str) -> str:
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"{name!r} is not a name inside a location")
     return name
-
-
-def _is_temporary(name: str) -> bool:
-    base = name.rsplit("/", 1)[-1]
-    return base.startswith(".") and base.endswith(".tmp")
-
-
-def _write_temporary(path: Path, content: Buffer) -> Path:
-    """A durable file beside `path`; on any failure (a full disk, an interrupt) nothing is left behind."""
-    _make_directories(path.parent)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _make_directories(directory: Path) -> None:
-    """Create missing parents, each made durable in the one above: an fsynced file in a lost directory is lost."""
-    missing = []
-    while not directory.exists():
-        missing.append(directory)
-        directory = directory.parent
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        _fsync_directory(folder.parent)
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _pread(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return [_pread_one(descriptor, start, stop) for start, stop in ranges]
-    finally:
-        os.close(descriptor)
-
-
-def _pread_one(descriptor: int, start: int, stop: int) -> bytes:
-    """One read in almost every case; Linux hands out at most 2 GiB a call, so larger ranges need several."""
-    first = os.pread(descriptor, stop - start, start)
-    if len(first) == stop - start or not first:
-        return first
-    parts = [first]
-    start += len(first)
-    while start < stop and (part := os.pread(descriptor, stop - start, start)):
-        parts.append(part)
-        start += len(part)
-    return b"".join(parts)
 
 
 def _written_at(fs: Any, key: str, entry: dict[str, Any]) -> float:

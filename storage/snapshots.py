@@ -1,7 +1,7 @@
 """What the log of a dataset says and how it is read: records, snapshots, verification.
 
-Every file in `_log/` is canonical JSON (sorted keys, no spaces) with its own checksum in the field `xxh3`, so damage to
-the log itself is found by name like damage to an object. Writing is in `storage.commits`.
+Every file in `_log/` is canonical JSON (sorted keys, no spaces) with its own checksum in the field `xxh3`, so
+damage to the log itself is found by name like damage to an object. Writing is in `storage.commits`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 import xxhash
 
+from storage.durable_files import Buffer
 from storage.errors import DamagedDataset, InputError
-from storage.locations import Buffer, Location
+from storage.locations import Location
 
 LOG, LEASES = "_log", "_lease"
 PLAN = f"{LOG}/00000000.json"
@@ -42,7 +43,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Record:
-    """The commit of one member: its objects and what its writer found worth stating (cells, tokens, row range)."""
+    """The commit of one member: its objects, and what its writer states (cells, tokens, row range)."""
 
     key: str
     objects: Mapping[str, Stored]
@@ -80,7 +81,7 @@ class Snapshot:
 
     @cached_property
     def dataset_id(self) -> str:
-        """Hash of kind, lineage and every member record: equal exactly when the members are equal byte for byte."""
+        """Hash of kind, lineage and every member record: equal when the members are equal byte for byte."""
         return hash_of(canonical([self.kind, self.lineage, [record.id for record in self.members]]))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -123,22 +124,17 @@ class Snapshot:
 
         A reader calls this on opening: array formats read a missing object as zeros without an error.
         """
-        problems = list(size_problems(self.location, self.all_objects))
-        if problems:
-            raise DamagedDataset(_first_few(self.location, problems))
+        require_sizes(self.location, self.all_objects)
 
     def verify(self) -> list[str]:
-        """Read everything and compare sizes and hashes; one line per missing or changed object, none when sound."""
-        present = self.location.list()
-        problems = []
-        for name, stored in sorted(self.all_objects.items()):
-            if name not in present:
-                problems.append(f"{name}: missing")
-            elif present[name] != stored.size:
-                problems.append(f"{name}: {present[name]} bytes, {stored.size} committed")
-            elif (found := _hash_in_pieces(self.location, name, stored.size)) != stored.xxh3:
-                problems.append(f"{name}: hash {found}, committed {stored.xxh3}")
-        return problems
+        """Read everything and compare; one line per missing or changed object, none if all is sound."""
+        problems = dict(size_problems(self.location, self.all_objects))
+        for name, stored in self.all_objects.items():
+            if name not in problems:
+                found = _hash_in_pieces(self.location, name, stored.size)
+                if found != stored.xxh3:
+                    problems[name] = f"{name}: hash {found}, committed {stored.xxh3}"
+        return [problems[name] for name in sorted(problems)]
 
 
 _REBUILD = "restore it from a copy, or write the dataset again with --overwrite"
@@ -147,7 +143,8 @@ _REBUILD = "restore it from a copy, or write the dataset again with --overwrite"
 def open_snapshot(location: Location | str, kind: str | None = None, version: int | None = None) -> Snapshot:
     """The newest (or the given) snapshot of a dataset.
 
-    Raises InputError when there is no dataset, it is of another kind or not finished, DamagedDataset when its log is.
+    Raises InputError when there is none, it is of another kind or not finished; DamagedDataset when its log
+    is damaged.
     """
     location = Location.of(location)
     newest = newest_version(location) if version is None else version
@@ -178,21 +175,28 @@ def record_name(key: str) -> str:
 
 def newest_version(location: Location) -> int | None:
     """The number of the newest snapshot, or None when the dataset is not finished (or not there)."""
-    prefix = f"{LOG}/snapshot-"
-    versions = [
-        int(name[len(prefix) : -len(".json")]) for name in location.list(LOG) if name.startswith(prefix)
-    ]
-    return max(versions, default=None)
+    version = 0
+    while location.exists(snapshot_name(version + 1)):
+        version += 1
+    return version or None
 
 
-def size_problems(location: Location, objects: Mapping[str, Stored]) -> Iterator[str]:
-    """A line for every object that one listing shows absent or of another size."""
+def size_problems(location: Location, objects: Mapping[str, Stored]) -> Iterator[tuple[str, str]]:
+    """(name, what is wrong) of every object that one listing shows absent or of another size."""
     present = location.list()
     for name, stored in sorted(objects.items()):
         if name not in present:
-            yield f"{name}: missing"
+            yield name, f"{name}: missing"
         elif present[name] != stored.size:
-            yield f"{name}: {present[name]} bytes, {stored.size} committed"
+            yield name, f"{name}: {present[name]} bytes, {stored.size} committed"
+
+
+def require_sizes(location: Location, objects: Mapping[str, Stored]) -> None:
+    """Raise DamagedDataset naming the objects that one listing shows absent or of another size."""
+    problems = [line for _, line in size_problems(location, objects)]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise DamagedDataset(f"{location}: damaged: {'; '.join(problems[:5])}{more}; {_REBUILD}")
 
 
 def canonical(value: Any) -> bytes:
@@ -217,7 +221,7 @@ def unseal(location: Location, name: str) -> dict[str, Any]:
     """Read a log file. Raises FileNotFoundError, DamagedDataset, InputError for a newer format."""
     content = location.read(name)
     try:
-        body = json.loads(content)
+        body: dict[str, Any] = json.loads(content)
         checksum = body.pop("xxh3")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DamagedDataset(f"{location}/{name}: not a log file of a dataset ({error})") from error
@@ -236,8 +240,8 @@ def _why_not_open(location: Location) -> str:
     log = location.list(LOG)
     committed = sum(record_name(member["key"]) in log for member in plan["members"])
     return (
-        f"{location}: not finished: {committed} of {len(plan['members'])} members of this {plan['kind']!r} dataset are "
-        "committed; run the job that writes it again, it resumes"
+        f"{location}: not finished: {committed} of {len(plan['members'])} members of this {plan['kind']!r} "
+        "dataset are committed; run the job that writes it again, it resumes"
     )
 
 
@@ -258,8 +262,3 @@ def _hash_in_pieces(location: Location, name: str, size: int) -> str:
     for start in range(0, size, _VERIFY_BYTES):
         digest.update(location.read_ranges(name, [(start, min(start + _VERIFY_BYTES, size))])[0])
     return digest.hexdigest()
-
-
-def _first_few(location: Location, problems: Sequence[str], shown: int = 5) -> str:
-    more = f" (and {len(problems) - shown} more)" if len(problems) > shown else ""
-    return f"{location}: damaged: {'; '.join(problems[:shown])}{more}; {_REBUILD}"

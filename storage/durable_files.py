@@ -1,0 +1,104 @@
+"""Local files that are whole or absent, and survive a power cut once reported as written."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+Buffer = bytes | bytearray | memoryview
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is that of a write in progress (or of one that was killed)."""
+    base = name.rsplit("/", 1)[-1]
+    return base.startswith(".") and base.endswith(".tmp")
+
+
+def replace(path: Path, content: Buffer) -> None:
+    """Give `path` this content: temporary file, fsync, rename, fsync of the directory."""
+    temporary = _write_temporary(path, content)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def create(path: Path, content: Buffer) -> bool:
+    """The same if no file has that name, else False. Raises OSError on file systems without hard links."""
+    temporary = _write_temporary(path, content)
+    try:
+        # A link either gives the whole, already durable file its name or fails because the name is taken.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there; the order of removals survives a power cut."""
+    if path.exists():
+        path.unlink()
+        fsync_directory(path.parent)
+
+
+def read_ranges(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Byte ranges `[start, stop)`; one that the file does not cover comes back shorter."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return [_read_range(descriptor, start, stop) for start, stop in ranges]
+    finally:
+        os.close(descriptor)
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make names created in or removed from a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(directory: Path) -> None:
+    """Create missing parents, each made durable in the one above: a file in a lost directory is lost."""
+    missing = []
+    while not directory.exists():
+        missing.append(directory)
+        directory = directory.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        fsync_directory(folder.parent)
+
+
+def _write_temporary(path: Path, content: Buffer) -> Path:
+    """A durable file beside `path`; on any failure (a full disk, an interrupt) nothing is left behind."""
+    make_directories(path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _read_range(descriptor: int, start: int, stop: int) -> bytes:
+    first = os.pread(descriptor, stop - start, start)
+    if len(first) == stop - start or not first:
+        return first
+    parts = [first]  # Linux hands out at most 2 GiB a call
+    start += len(first)
+    while start < stop and (part := os.pread(descriptor, stop - start, start)):
+        parts.append(part)
+        start += len(part)
+    return b"".join(parts)
