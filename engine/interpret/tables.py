@@ -140,7 +140,7 @@ def label_table(state: FeatureState, labels: Sequence[str]) -> pd.DataFrame:
             _label_block(first + alive, test.hits_FL[alive], cells_L, test.auroc_FL[alive], test.p_FL[alive])
         )
     table = pd.concat(blocks, ignore_index=True)
-    table["label"] = pd.Categorical.from_codes(table["label"].to_numpy(), categories=list(labels))
+    table["label"] = pd.Categorical.from_codes(table["label"].to_numpy(np.int64), categories=pd.Index(list(labels)))
     table["fdr"] = statistics.benjamini_hochberg(table["p_value"].to_numpy())
     table["rank_fdr"] = statistics.benjamini_hochberg(table["rank_p_value"].to_numpy())
     return table[LABEL_COLUMNS]
