@@ -1,0 +1,146 @@
+"""The training loop every recipe runs in, on one of `world` training processes. Knows DeepSpeed but not Ray."""
+
+import random
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from engine.training import output as outputs
+from engine.training.checkpoint import Checkpoints, Committed, needs_conversion, require_loadable
+from engine.training.metrics import MetricsTable
+from engine.training.options import TrainingOptions
+from engine.training.recipe import Batch, Recipe, Share
+from engine.training.schedule import learning_rate
+from engine.training.sharding import Worker, optimiser_step, shard, whole_state
+from storage.locations import Location
+
+Progress = Callable[[int, int, str], None]
+"""`(done, total, unit)`."""
+OnCheckpoint = Callable[[dict[str, float], Committed], None]
+
+
+def train(
+    recipe: Recipe,
+    options: TrainingOptions,
+    output: Location,
+    worker: Worker,
+    progress: Progress,
+    on_checkpoint: OnCheckpoint,
+) -> None:
+    """Train from the newest checkpoint under `output`, or from the start, to the end; publish the model.
+
+    Collective over all workers. Callbacks: `progress` on rank 0 after every step, `on_checkpoint` on every worker
+    after each committed checkpoint.
+    """
+    share = Share(worker.rank, worker.world, options.batch, options.accumulation, options.seed)
+    checkpoints = Checkpoints(output, options.keep)
+    newest = worker.agree(checkpoints.newest() if worker.leads else None)
+    engine = _engine(recipe, options, share, worker, checkpoints, newest)
+    first = newest.step if newest else 0
+    table = MetricsTable(output, first) if worker.leads else None
+    stream = recipe.batches(first, share, worker.device)
+    for step in range(first, options.steps):
+        values = _step(engine, recipe, options, share, stream, step)
+        if table is not None:
+            table.add(step, values)
+            progress(step + 1, options.steps, "steps")
+        if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
+            # The table first: rows beyond the newest checkpoint are dropped on resume, missing ones are not made up.
+            if table is not None:
+                table.write()
+            committed = checkpoints.save(engine, worker, step + 1, options.zero)
+            on_checkpoint({"step": step + 1, "loss": float(values["loss"])}, committed)
+    if table is not None:
+        table.close()
+    _finish(recipe, options, output, engine, worker)
+
+
+def _engine(
+    recipe: Recipe,
+    options: TrainingOptions,
+    share: Share,
+    worker: Worker,
+    checkpoints: Checkpoints,
+    newest: Committed | None,
+) -> Any:
+    """The sharded module: from the checkpoint, or built and prepared for step 0."""
+    seed_everything(options.seed)
+    module = recipe.build(options.seed)
+    if newest is None:
+        recipe.prepare(module, share, worker.device)
+        return shard(module, options, share, universal=False)
+    require_loadable(newest, options.zero)
+    engine = shard(module, options, share, universal=needs_conversion(newest, worker.world))
+    checkpoints.load(engine, worker, newest)
+    return engine
+
+
+def _step(
+    engine: Any,
+    recipe: Recipe,
+    options: TrainingOptions,
+    share: Share,
+    stream: Iterator[Batch],
+    step: int,
+) -> dict[str, torch.Tensor | float]:
+    """One optimiser step; its metrics, averaged over micro-batches and workers."""
+    started = time.perf_counter()
+    rate = learning_rate(step, options)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    # Dropout must not depend on how many steps this process has done before: a resumed run draws the same.
+    seed_everything(options.seed, step, share.rank)
+    sums: dict[str, torch.Tensor] = {}
+    norm, tokens = torch.tensor(float("nan")), 0
+    for _ in range(share.accumulation):
+        batch = next(stream)
+        tokens += recipe.tokens(batch)
+        outcome = engine(batch)
+        engine.backward(outcome.loss)
+        norm = optimiser_step(engine)
+        for name, value in {"loss": outcome.loss, **outcome.metrics}.items():
+            sums[name] = sums.get(name, 0) + value.detach().float()
+    means = _over_workers(sums, tokens, share, engine.device)
+    seconds = time.perf_counter() - started
+    return {
+        **means,
+        "learning_rate": rate,
+        "gradient_norm": norm,
+        "seconds": seconds,
+        "tokens_per_second": means["tokens"] / seconds,
+    }
+
+
+def _over_workers(
+    sums: Mapping[str, torch.Tensor], tokens: int, share: Share, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Mean of each metric over micro-batches and workers, and the sum of tokens, in one all-reduce."""
+    names = sorted(sums)
+    values = [sums[name] / (share.accumulation * share.world) for name in names]
+    whole = torch.stack([*values, torch.tensor(float(tokens), device=device)])
+    dist.all_reduce(whole)
+    return dict(zip([*names, "tokens"], whole, strict=True))
+
+
+def _finish(recipe: Recipe, options: TrainingOptions, output: Location, engine: Any, worker: Worker) -> None:
+    """Gather the weights, publish the model directory, and create the record that says the run is done."""
+    state = whole_state(engine, worker)
+    peaks: list[Any] = [None] * worker.world
+    dist.all_gather_object(peaks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    if state is not None:
+        outputs.publish_model(recipe, state, output)
+        outputs.record_end(output, recipe, options, peak_memory_bytes=max(peaks))
+    dist.barrier()
+
+
+def seed_everything(*entropy: int) -> None:
+    """Seed torch, NumPy and random of this process from any number of integers."""
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - third-party layers draw from the global generator
+    torch.manual_seed(seed)

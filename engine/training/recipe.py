@@ -1,0 +1,81 @@
+"""What a recipe has to answer so that the one training loop can train it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of every global batch that one worker computes.
+
+    Examples form one endless stream that depends on the seed alone; step `s` takes positions
+    `[s * batch, (s + 1) * batch)` of it. Workers and micro-batches only cut that range into pieces, so a run
+    continued on another number of workers sees the same examples in the same steps.
+    """
+
+    rank: int
+    world: int
+    batch: int
+    accumulation: int
+    seed: int
+
+    @property
+    def micro_batch(self) -> int:
+        """Examples of one forward pass."""
+        return self.batch // (self.world * self.accumulation)
+
+    def ranges(self, start_step: int) -> Iterator[tuple[int, int]]:
+        """Positions `[start, stop)` of this worker's micro-batches in the stream of examples, from `start_step` on."""
+        size, step = self.micro_batch, start_step
+        while True:
+            for part in range(self.accumulation):
+                start = step * self.batch + (part * self.world + self.rank) * size
+                yield start, start + size
+            step += 1
+
+
+class Loss(Protocol):
+    """What a training module returns."""
+
+    @property
+    def loss(self) -> torch.Tensor:
+        """Scalar to minimise: a mean over the examples of the micro-batch."""
+
+    @property
+    def metrics(self) -> Mapping[str, torch.Tensor]:
+        """Named scalars to record; the same names in every step and on every worker."""
+
+
+class Recipe(Protocol):
+    """A picklable dataclass that travels to every worker. Holds paths and numbers, never weights or open files."""
+
+    unit: str
+    """What `Share.batch` counts, in the plural ("cells", "tokens")."""
+
+    def lineage(self) -> dict[str, Any]:
+        """Everything of the recipe that changes the trained weights, as plain JSON values."""
+
+    def build(self, seed: int) -> nn.Module:
+        """The training module, in float32 on the CPU, the same on every worker; `forward(batch) -> Loss`.
+
+        State that is not trained (counters, statistics) lives in its buffers: they are part of a checkpoint.
+        """
+
+    def prepare(self, module: nn.Module, share: Share, device: torch.device) -> None:
+        """Called once before step 0, on every worker with the same result: data-dependent buffers and weights."""
+
+    def batches(self, start_step: int, share: Share, device: torch.device) -> Iterator[Batch]:
+        """This worker's micro-batches from `start_step` on, without end; a pure function of seed, step and share."""
+
+    def tokens(self, batch: Batch) -> int:
+        """Tokens of one micro-batch, for the throughput."""
+
+    def export(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
+        """Write the model directory from the whole float32 state of the training module (CPU tensors)."""

@@ -1,0 +1,198 @@
+"""A training run from the driver's side: plan, Ray Train workers around `engine.training.loop`, result."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from engine.training import output as outputs
+from engine.training.checkpoint import FOLDER, Checkpoints, Committed, require_loadable
+from engine.training.loop import Progress, train
+from engine.training.options import TrainingOptions
+from engine.training.recipe import Recipe
+from engine.training.sharding import join_workers
+from storage.errors import InputError
+from storage.locations import Location
+
+# Written by Ray Train over and over in place; see engine.training.checkpoint for why it is not read.
+_RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
+PROGRESS_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a run did. `first_step` > 0 when it continued from a checkpoint."""
+
+    did_work: bool
+    first_step: int
+    steps: int
+    lineage_id: str
+    final: dict[str, float]
+    peak_memory_bytes: int
+    """Largest resident memory of any worker."""
+
+
+def run_training(
+    recipe: Recipe,
+    options: TrainingOptions,
+    output: Location,
+    *,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total, unit: None,
+) -> TrainingReport:
+    """Train `recipe` into `output`, or finish what is there; inside `ray_session.connect()` unless `workers` is 0.
+
+    Lost workers are replaced and go on from the newest checkpoint, up to `max_failures` times; a lost driver
+    leaves everything needed to call this again. Raises InputError and LineageMismatch before anything starts, and
+    RuntimeError (resumable) when the workers keep failing.
+    """
+    if options.workers:
+        _require_room(options)
+    first_step = 0
+    unfinished = outputs.begin(output, recipe, options, overwrite=overwrite)
+    if unfinished:
+        first_step = _ready(output, options)
+        if options.workers:
+            _train_on_ray(recipe, options, output, progress)
+        else:
+            train(recipe, options, output, join_workers(0, 1, options.cpus_per_worker), progress, _ignore)
+    record = outputs.read_end(output)
+    return TrainingReport(
+        did_work=unfinished,
+        first_step=first_step,
+        steps=int(record["steps"]),
+        lineage_id=str(record["lineage_id"]),
+        final=dict(record["final"]),
+        peak_memory_bytes=int(record["peak_memory_bytes"]),
+    )
+
+
+def _ready(output: Location, options: TrainingOptions) -> int:
+    """Check that the run can go on from what is there and clear what an interrupted one left; the first step."""
+    checkpoints = Checkpoints(output, options.keep)
+    newest = checkpoints.newest()
+    if newest is not None:
+        require_loadable(newest, options.zero)
+    checkpoints.clean()
+    (output / FOLDER).delete(_RAY_SNAPSHOT)
+    return newest.step if newest else 0
+
+
+def _require_room(options: TrainingOptions) -> None:
+    """On one machine a group that does not fit would wait for ever; a cluster may still grow."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    have = ray.cluster_resources()
+    gpus, cpus = have.get("GPU", 0), have.get("CPU", 0)
+    wanted = options.workers * options.cpus_per_worker
+    if len(nodes) == 1 and 0 < cpus < wanted:
+        raise InputError(
+            f"{options.workers} workers with {options.cpus_per_worker} cores each need {wanted} cores; Ray has "
+            f"{cpus:g} on this machine. Lower --workers or --cpus-per-worker, or join a cluster with --address."
+        )
+    if len(nodes) == 1 and 0 < gpus < options.workers:
+        raise InputError(
+            f"{options.workers} workers need a GPU each; this machine has {gpus:g}. Lower --workers."
+        )
+
+
+def _train_on_ray(recipe: Recipe, options: TrainingOptions, output: Location, progress: Progress) -> None:
+    import ray
+    import ray.train
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    board = ray.remote(num_cpus=0)(_ProgressBoard).remote()
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"recipe": recipe, "options": options, "output": output, "board": board},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=options.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": options.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=FOLDER,
+            storage_path=str(output),
+            failure_config=FailureConfig(max_failures=options.max_failures),
+        ),
+    )
+    with _shown(board, progress):
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise RuntimeError(f"training failed after {options.max_failures} restarts: {error}") from error
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One training process of Ray Train."""
+    import ray.train
+
+    context = ray.train.get_context()
+    options: TrainingOptions = config["options"]
+    worker = join_workers(context.get_world_rank(), context.get_world_size(), options.cpus_per_worker)
+    board = config["board"]
+
+    def show(done: int, total: int, unit: str) -> None:
+        board.show.remote(done, total, unit)
+
+    def report(metrics: dict[str, float], committed: Committed) -> None:
+        # Only with checkpoints: the controller takes one report every health-check interval (2 s). The files are
+        # already durable under OUTPUT/checkpoints; Ray is told for its result and its dashboard.
+        storage = context.get_storage()
+        checkpoint = ray.train.Checkpoint(
+            f"{storage.experiment_fs_path}/{committed.name}", filesystem=storage.storage_filesystem
+        )
+        ray.train.report(
+            metrics, checkpoint=checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD
+        )
+
+    train(config["recipe"], options, config["output"], worker, show, report)
+
+
+def _ignore(metrics: dict[str, float], committed: Committed) -> None:
+    """In this process there is nobody to report to."""
+
+
+class _ProgressBoard:
+    """A tiny actor between rank 0 and the driver."""
+
+    def __init__(self) -> None:
+        self._shown: tuple[int, int, str] | None = None
+
+    def show(self, done: int, total: int, unit: str) -> None:
+        self._shown = (done, total, unit)
+
+    def read(self) -> tuple[int, int, str] | None:
+        return self._shown
+
+
+@contextmanager
+def _shown(board: Any, progress: Progress) -> Iterator[None]:
+    """While inside, hand what rank 0 writes on the board to the driver's `progress`."""
+    import ray
+
+    over = threading.Event()
+
+    def follow() -> None:
+        last = None
+        while True:
+            ending = over.wait(PROGRESS_SECONDS)
+            shown = ray.get(board.read.remote())
+            if shown is not None and shown != last:
+                progress(*shown)
+            last = shown
+            if ending:
+                return
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        follower.join()
