@@ -1,0 +1,116 @@
+"""The encoder actor: tokens of a member in, durable objects of that member out.
+
+Activations of a member are hundreds of megabytes. The actor that made them writes them; only the list of
+what was written travels on, so the object store carries counts and tokens and nothing else.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from engine import models
+from engine.models.encoder import Encoder
+from engine.models.tokens import Tokens
+from engine.streaming.packing import pack
+from engine.streaming.products import Collector, Member, Product
+from engine.streaming.sink import Encoded
+from engine.streaming.tokenising import tokens_of
+from storage.checkpoints import local_copy
+from storage.commits import Dataset
+from storage.snapshots import record_name
+
+# Leases only order work between jobs that race, so a guess is enough: longer than most members take.
+LEASE_SECONDS = 900.0
+
+
+class MemberFailed(RuntimeError):
+    """One member cannot be encoded; the message names it and its cells."""
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What an actor loads, and how it runs it.
+
+    precision: "fp32" or "bf16", what the encoder computes in. batch_tokens: budget of a packed batch.
+    threads: of the actor's matrix products; fixed for the run, since a sum's last bits may depend on it.
+    """
+
+    model: str
+    precision: str
+    batch_tokens: int
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Where results go and on whose behalf. `courteous` leaves members on which another job holds a lease."""
+
+    dataset: Dataset
+    product: Product
+    owner: str
+    courteous: bool
+
+
+class EncodeMembers:
+    """Actor of the encoding stage. Weights come from the node's own disk; only paths and options travel."""
+
+    def __init__(self, spec: EncoderSpec, assignment: Assignment) -> None:
+        # Before the first matrix product, or torch keeps the pool it has made.
+        torch.set_num_threads(spec.threads)
+        self.spec, self.work = spec, assignment
+        self.encoder = load_encoder(spec)
+
+    def __call__(self, row: pa.Table) -> Iterator[dict[str, Any]]:
+        started = time.monotonic()
+        member, tokens = tokens_of(row)
+        if not self._is_ours(member):
+            return
+        encoded = np.empty(1, dtype=object)
+        encoded[0] = self._encode(member, tokens, started)
+        yield {"encoded": encoded}
+
+    def _is_ours(self, member: Member) -> bool:
+        dataset = self.work.dataset
+        if dataset.claim(member.key, self.work.owner, LEASE_SECONDS):
+            return True
+        return not self.work.courteous and not dataset.location.exists(record_name(member.key))
+
+    def _encode(self, member: Member, tokens: Tokens, started: float) -> Encoded:
+        writer = self.work.dataset.member(member.key)
+        try:
+            collector = self.work.product.collect(self.encoder, tokens, member)
+            encode_cells(self.encoder, tokens, collector, self.spec.batch_tokens)
+            for name, content in collector.objects():
+                writer.put(name, content)
+        except Exception as error:
+            raise MemberFailed(f"{member} failed: {type(error).__name__}: {error}") from error
+        return Encoded(
+            member=member,
+            writer=writer,
+            facts=dict(collector.facts()),
+            n_tokens=tokens.n_tokens,
+            seconds=time.monotonic() - started,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+
+
+def load_encoder(spec: EncoderSpec) -> Encoder:
+    """The encoder, in evaluation mode, on its device."""
+    encoder = models.load(local_copy(spec.model), precision=spec.precision)
+    return encoder.to(spec.device).eval()
+
+
+def encode_cells(encoder: Encoder, tokens: Tokens, collector: Collector, batch_tokens: int) -> None:
+    """Encode all cells of a member in packed batches; the collector has them in the order of the cells."""
+    with torch.inference_mode():
+        for cells in pack(tokens.lengths, batch_tokens):
+            collector.add(cells, tokens.select(cells).to_torch(encoder.device))

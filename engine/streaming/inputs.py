@@ -1,0 +1,122 @@
+"""What a stream starts from, checked before anything is written: the cells, the model, and whether they
+fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.cells import CellStore
+from storage.checkpoints import fingerprint, local_copy
+
+from engine import models
+from engine.models.encoder import Tokeniser, layer_hook
+from engine.models.matching import GeneMatch
+from engine.streaming.tokenising import TokeniseMembers
+from storage.errors import InputError
+
+# Below this share of the store's genes known to the model, something is usually wrong with the ids.
+LOW_MATCH = 0.5
+
+# In `token_classes` of a tokeniser.
+CELL_TOKEN = 1
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """An encoder without its weights."""
+
+    path: str
+    fingerprint: str
+    tokeniser: Tokeniser
+    hook_names: tuple[str, ...]
+    d_model: int
+    n_layers: int
+    max_tokens: int
+    default_layer: int
+    default_pool: str
+
+    @classmethod
+    def read(cls, path: str) -> ModelFacts:
+        """Of a model directory, local or remote. Raises InputError or ModelError when it is none."""
+        local = local_copy(path)
+        encoder = models.load(local)
+        return cls(
+            path=path,
+            fingerprint=fingerprint(local),
+            tokeniser=encoder.tokeniser,
+            hook_names=tuple(encoder.hook_names),
+            d_model=encoder.d_model,
+            n_layers=encoder.n_layers,
+            max_tokens=encoder.max_tokens,
+            default_layer=encoder.default_layer,
+            default_pool=encoder.default_pool,
+        )
+
+    @property
+    def has_cell_token(self) -> bool:
+        return bool((self.tokeniser.token_classes == CELL_TOKEN).any())
+
+    def token_limit(self, asked: int | None) -> int:
+        """Tokens kept of a cell. Raises InputError for a limit that leaves no gene."""
+        limit = self.max_tokens if asked is None else asked
+        if limit <= len(self.tokeniser.special_ids):
+            raise InputError(f"--max-tokens {limit}: leaves no room for genes beside the special tokens.")
+        return limit
+
+    def layer(self, asked: int | None) -> int:
+        """The layer that is pooled, counted from 0. Raises ModelError when the model has no such layer."""
+        layer = self.default_layer if asked is None else asked
+        layer_hook(layer, self.n_layers)
+        return layer % self.n_layers
+
+    def hook_of(self, layer: int) -> str:
+        return layer_hook(layer, self.n_layers)
+
+    def require_hooks(self, hooks: Sequence[str]) -> None:
+        unknown = [hook for hook in hooks if hook not in self.hook_names]
+        if unknown or not hooks:
+            raise InputError(
+                f"--hooks {','.join(hooks)}: {self.path} has no hook point "
+                f"{', '.join(map(repr, unknown)) or '(none given)'}; it has {', '.join(self.hook_names)}."
+            )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The first `n_cells` cells of a store, and a model that knows some of their genes."""
+
+    store: CellStore
+    n_cells: int
+    model: ModelFacts
+    match: GeneMatch
+
+    @classmethod
+    def open(cls, cells: str, model: str, max_cells: int | None = None) -> Inputs:
+        """Raises InputError, with the match report, when the model knows no gene of the store."""
+        store = CellStore.open(cells)
+        if store.n_cells == 0:
+            raise InputError(f"{cells}: the cell store holds no cells.")
+        facts = ModelFacts.read(model)
+        match = facts.tokeniser.match(list(store.genes.index))
+        if match.n_matched == 0:
+            raise InputError(
+                f"{cells}: none of its {store.n_genes:,} genes is in the vocabulary of {model}; nothing was "
+                f"written.\n{match.report()}"
+            )
+        return cls(store, min(store.n_cells, max_cells or store.n_cells), facts, match)
+
+    @property
+    def warnings(self) -> list[str]:
+        if self.match.fraction >= LOW_MATCH:
+            return []
+        return [f"few genes of the store are known to the model: {self.match.report()}"]
+
+    @property
+    def n_special(self) -> int:
+        """Most special tokens a cell can have."""
+        return len(self.model.tokeniser.special_ids)
+
+    def tokeniser(self, max_tokens: int | None, seed: int) -> TokeniseMembers:
+        return TokeniseMembers(self.model.tokeniser, self.match, max_tokens, seed)

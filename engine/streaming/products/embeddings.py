@@ -1,0 +1,69 @@
+"""Cell embeddings: one vector per cell, in the order of the store.
+
+C cells of a batch; D width of the encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.models.encoder import Encoder
+from engine.models.tokens import PackedTokens, Tokens
+from engine.streaming.members import cells_per_member, fixed_members
+from engine.streaming.products.product import Member, Source
+from storage import embeddings
+from storage.commits import Dataset, MemberPlan, Snapshot
+
+
+@dataclass(frozen=True)
+class EmbeddingProduct:
+    """`encoder.embed` of every cell, float32; a row of NaN for a cell without any token.
+
+    layer, pool: None for the model's own convention (resolved before they get here, so lineage names them).
+    """
+
+    layer: int
+    pool: str
+
+    kind = "embeddings"
+
+    def lineage(self) -> Mapping[str, Any]:
+        return {"layer": self.layer, "pool": self.pool}
+
+    def members(self, nnz_per_cell: np.ndarray, max_tokens: int | None, n_special: int) -> list[MemberPlan]:
+        return fixed_members(len(nnz_per_cell), cells_per_member(len(nnz_per_cell)))
+
+    def collect(self, encoder: Encoder, tokens: Tokens, member: Member) -> EmbeddingCollector:
+        return EmbeddingCollector(self, encoder, tokens, member)
+
+    def finish(self, dataset: Dataset, source: Source) -> Snapshot:
+        obs = source.store.obs().iloc[: source.n_cells].copy()
+        obs["n_tokens"] = embeddings.read_token_counts(dataset)
+        return embeddings.finish_embeddings(dataset, obs, uns={})
+
+
+class EmbeddingCollector:
+    def __init__(self, product: EmbeddingProduct, encoder: Encoder, tokens: Tokens, member: Member) -> None:
+        self.product, self.encoder, self.member = product, encoder, member
+        self.n_tokens = np.asarray(tokens.lengths, dtype=np.int32)
+        self.e_CD = np.full((tokens.n_cells, encoder.d_model), np.nan, dtype=np.float32)
+
+    def add(self, cells: np.ndarray, tokens: PackedTokens) -> None:
+        pooled = self.encoder.embed(tokens, layer=self.product.layer, pool=self.product.pool)
+        self.e_CD[cells] = pooled.float().cpu().numpy()
+
+    def objects(self) -> Iterator[tuple[str, bytes]]:
+        yield embeddings.chunk_name(self.member.key), embeddings.embedding_chunk(self.e_CD)
+        yield embeddings.token_counts_name(self.member.key), self.n_tokens.tobytes()
+
+    def facts(self) -> Mapping[str, Any]:
+        return {
+            "start": self.member.start,
+            "stop": self.member.stop,
+            "n_tokens": int(self.n_tokens.sum()),
+            "n_empty": int((self.n_tokens == 0).sum()),
+        }

@@ -1,0 +1,32 @@
+"""How cells are encoded: what changes values, and what changes only speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.streaming.packing import BATCH_TOKENS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What changes values, beside the product. All of it is lineage.
+
+    max_tokens: tokens kept of a longer cell. precision: what the encoder computes in, "fp32" or "bf16".
+    seed: of the sample of long cells. batch_tokens: budget of a packed batch (last bits depend on shapes).
+    """
+
+    max_tokens: int | None
+    precision: str = "fp32"
+    seed: int = 0
+    batch_tokens: int = BATCH_TOKENS
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What changes speed only. actors: at most so many encoders; None for one per GPU, or per CPU
+    without GPUs.
+    """
+
+    address: str | None = None
+    actors: int | None = None
+    threads: int = 1

@@ -1,0 +1,80 @@
+"""`syncytium embed`: one vector per cell (or per gene) of a cell store, by an encoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jobs.anatomy import JobOptions, ProgressLine, launch
+from jobs.run_record import Outcome
+from storage.errors import InputError
+
+
+@dataclass(kw_only=True)
+class Options(JobOptions):
+    """Embed the cells of a store, by default in the model's own convention (Tahoe: L2-normalised final <cls>;
+    Geneformer: mean of the second-to-last layer over genes)."""
+
+    cells: str
+    """Cell store, as `ingest` writes it."""
+    model: str
+    """Encoder directory: official Tahoe-x1 or Geneformer as downloaded, or one of ours."""
+    layer: int | None = None
+    """Block whose output is pooled; negative counts from the end. Default: the model's convention."""
+    pool: Literal["cls", "mean", "gene"] | None = None
+    """cls or mean: one vector per cell. gene: one per gene, its mean over all cells, as parquet."""
+    max_tokens: int | None = None
+    """Tokens kept of a longer cell. Default: the model's own limit."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the encoder computes in."""
+    actors: int | None = None
+    """At most so many encoders at once. Default: one per GPU, or per CPU where there are none."""
+    threads: int = 1
+    """CPU threads of each encoder."""
+    tensor_parallel: int = 1
+    """Devices that share one encoder."""
+
+
+def run(options: Options) -> Outcome:
+    from engine.streaming.inputs import Inputs
+    from engine.streaming.recipe import Recipe, Workers
+    from engine.streaming.run import encode
+    from jobs.stream_outcome import outcome_of, require_one_device
+
+    output = options.output_location
+    require_one_device(options.tensor_parallel)
+    inputs = Inputs.open(options.cells, options.model, options.max_cells)
+    encoding = encode(
+        inputs,
+        _product(options, inputs.model),
+        output,
+        recipe=Recipe(inputs.model.token_limit(options.max_tokens), options.precision, options.seed),
+        workers=Workers(options.address, options.actors, options.threads),
+        overwrite=options.overwrite,
+        report=ProgressLine("embed"),
+    )
+    outcome = outcome_of(encoding, inputs)
+    if options.pool == "gene":
+        outcome.counts_out = {"genes": encoding.snapshot.facts["n_genes"]}
+    else:
+        outcome.counts_out = {"cells": inputs.n_cells, "dimensions": inputs.model.d_model}
+    return outcome
+
+
+def _product(options: Options, model):  # type: ignore[no-untyped-def]
+    from engine.streaming.products.embeddings import EmbeddingProduct
+    from engine.streaming.products.genes import GeneEmbeddingProduct
+
+    layer, pool = model.layer(options.layer), options.pool or model.default_pool
+    if pool == "gene":
+        return GeneEmbeddingProduct(model.hook_of(layer))
+    if pool == "cls" and not model.has_cell_token:
+        raise InputError(f"--pool cls: {options.model} has no cell token; use --pool mean.")
+    return EmbeddingProduct(layer, pool)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return launch("embed", Options, run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
