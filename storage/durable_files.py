@@ -11,9 +11,8 @@ Buffer = bytes | bytearray | memoryview
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is that of a write in progress (or of one that was killed)."""
-    base = name.rsplit("/", 1)[-1]
-    return base.startswith(".") and base.endswith(".tmp")
+    """Whether a name is that of a write in progress (or of one that was killed), or lies in such a folder."""
+    return any(part.startswith(".") and part.endswith(".tmp") for part in name.split("/"))
 
 
 def replace(path: Path, content: Buffer) -> None:
@@ -24,6 +23,15 @@ def replace(path: Path, content: Buffer) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    fsync_directory(path.parent)
+
+
+def take_over(source: Path, path: Path) -> None:
+    """Move a file of the same file system to `path`, durably."""
+    make_directories(path.parent)
+    with open(source, "rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(source, path)
     fsync_directory(path.parent)
 
 

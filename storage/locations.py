@@ -132,6 +132,23 @@ class Location:
             raise
         return True
 
+    def put_file(self, name: str, source: Path) -> None:
+        """Like `put`, for content too large for memory: takes over a local file, which is gone afterwards."""
+        if self.local is not None:
+            durable_files.take_over(source, self._path(name))
+            return
+        fs, key = self._remote(name)
+        fs.put_file(str(source), key)
+        source.unlink()
+
+    def get_file(self, name: str, target: Path) -> None:
+        """Copy one object into a local file that does not exist yet. Raises FileNotFoundError."""
+        if self.local is not None:
+            shutil.copyfile(self._path(name), target)
+            return
+        fs, key = self._remote(name)
+        fs.get_file(key, str(target))
+
     def exists(self, name: str = "") -> bool:
         if self.local is not None:
             return self._path(name).exists()
@@ -155,10 +172,13 @@ class Location:
 
     def ages(self, temporary: bool = False) -> dict[str, float]:
         """Seconds since each object (or, if `temporary`, each leftover temporary file) was written."""
-        now, found = time.time(), self._walk("")
-        return {
-            name: now - when for name, (_, when) in found if durable_files.is_temporary(name) == temporary
-        }
+        now = time.time()
+        return {name: now - when for name, when in self.written(temporary).items()}
+
+    def written(self, temporary: bool = False) -> dict[str, float]:
+        """When each object (or leftover temporary file) was written, in seconds since the epoch."""
+        found = self._walk("")
+        return {name: when for name, (_, when) in found if durable_files.is_temporary(name) == temporary}
 
     def delete(self, name: str) -> None:
         """Remove one object; nothing happens when it is absent."""

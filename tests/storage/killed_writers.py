@@ -1,7 +1,7 @@
 """Kills writers at random moments and looks at what they leave.
 
-test_interruptions.py runs it as a process of its own: the parent imports only the commit protocol and starts no
-thread, so a fork costs a millisecond and is safe.
+test_interruptions.py runs it as a process of its own: the parent imports only the commit protocol and starts
+no thread, so a fork costs a millisecond and is safe.
 """
 
 import os
