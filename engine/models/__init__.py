@@ -1,0 +1,63 @@
+"""Cell encoders and sparse autoencoders in plain PyTorch: no Ray, no datasets; usable in a notebook.
+
+from engine import models
+encoder = models.load("tahoe-x1/70m-model")
+match = encoder.tokeniser.match(gene_ids)
+tokens = encoder.tokeniser.tokenise(counts.indptr, counts.indices, counts.data, match)
+embeddings = encoder.embed(tokens)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.models import geneformer, tahoe
+from engine.models.encoder import Encoder, EncoderOutput, Precision
+from engine.models.errors import ModelError, UnsafePickle
+from engine.models.matching import GeneMatch
+from engine.models.tokens import PackedTokens, Tokeniser, Tokens
+
+__all__ = [
+    "Encoder",
+    "EncoderOutput",
+    "GeneMatch",
+    "ModelError",
+    "PackedTokens",
+    "Precision",
+    "Tokeniser",
+    "Tokens",
+    "UnsafePickle",
+    "geneformer",
+    "load",
+    "save",
+    "tahoe",
+]
+
+
+def load(directory: Path | str, *, precision: Precision = "fp32") -> Encoder:
+    """The encoder in a model directory (official or ours), in eval mode on the CPU.
+
+    Raises ModelError when the directory holds no encoder, or one with a missing or unsupported part.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ModelError(f"{directory}: no such model directory")
+    if (directory / "model_config.yml").is_file():
+        return tahoe.load(directory, precision=precision)
+    if (directory / "config.json").is_file():
+        return geneformer.load(directory, precision=precision)
+    if (directory / "cfg.json").is_file():
+        raise ModelError(f"{directory}: this is a sparse autoencoder (cfg.json), where an encoder is needed")
+    raise ModelError(
+        f"{directory}: not an encoder directory; expected model_config.yml (Tahoe-x1) or config.json (Geneformer)"
+    )
+
+
+def save(encoder: Encoder, directory: Path | str) -> None:
+    """Writes the encoder in its official layout; `load` opens it again."""
+    if isinstance(encoder, tahoe.TahoeEncoder):
+        tahoe.save(encoder, directory)
+    elif isinstance(encoder, geneformer.GeneformerEncoder):
+        geneformer.save(encoder, directory)
+    else:
+        raise ModelError(f"cannot save a {type(encoder).__name__}")

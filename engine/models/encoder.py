@@ -1,0 +1,139 @@
+"""What every cell encoder offers, whatever its architecture.
+
+Legend: T packed tokens, D width, C cells.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.models.errors import ModelError
+from engine.models.layers.pooling import pool_first, pool_mean
+from engine.models.tokens import PackedTokens, Tokeniser, Tokens
+
+# "fp32": everything in float32. "bf16": linear weights and attention in bfloat16, while tables, norms and
+# the residual stream stay float32, which is what CUDA autocast computes but without casting at every call.
+Precision = Literal["fp32", "bf16"]
+BLOCK_HOOKS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+
+
+@dataclass
+class EncoderOutput:
+    """hooks: the asked states by hook name, x_TD each. predictions: the heads' outputs by name, if asked."""
+
+    hooks: dict[str, Tensor]
+    predictions: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Encoder(nn.Module, ABC):
+    """A cell encoder. Layers are counted like the hooks: layer i is the output of block i.
+
+    default_layer, default_pool: what the model's authors use as cell embedding.
+    unit_embeddings: whether they scale embeddings to length one.
+    """
+
+    config: Any
+    tokeniser: Tokeniser
+    d_model: int
+    n_layers: int
+    max_tokens: int
+    default_layer: int
+    default_pool: str
+    unit_embeddings: bool
+
+    @abstractmethod
+    def forward(
+        self, tokens: Tokens | PackedTokens, hooks: Sequence[str] = ("final",), predictions: bool = False
+    ) -> EncoderOutput:
+        """The states at `hooks`; blocks beyond the last one needed do not run. predictions: the heads too."""
+
+    @property
+    def hook_names(self) -> tuple[str, ...]:
+        return encoder_hook_names(self.n_layers)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def packed(self, tokens: Tokens | PackedTokens) -> PackedTokens:
+        """Tokens on this model's device; packed ones are taken as they are."""
+        return tokens.to_torch(self.device) if isinstance(tokens, Tokens) else tokens
+
+    @torch.no_grad()
+    def embed(
+        self, tokens: Tokens | PackedTokens, layer: int | None = None, pool: str | None = None
+    ) -> Tensor:
+        """Cell embeddings, float32 e_CD, in the model's own convention unless layer or pool say otherwise.
+
+        layer: output of that block (negative counts from the end; the last one is read after the closing
+            norm). pool: "cls" (the cell token) or "mean" (over gene tokens, special tokens left out).
+        A cell without tokens to pool gives a row of NaN.
+        """
+        layer = self.default_layer if layer is None else layer
+        pool = pool or self.default_pool
+        self.require_pool(pool)
+        hook = layer_hook(layer, self.n_layers)
+        tokens = self.packed(tokens)
+        x_TD = self(tokens, hooks=(hook,)).hooks[hook]
+        if pool == "cls":
+            e_CD = pool_first(x_TD, tokens.layout)
+        else:
+            classes_V = torch.as_tensor(self.tokeniser.token_classes, device=x_TD.device)
+            e_CD = pool_mean(x_TD, tokens.layout, classes_V[tokens.ids_T] == 0)
+        return F.normalize(e_CD, dim=1) if self.unit_embeddings else e_CD
+
+    def require_pool(self, pool: str) -> None:
+        """ModelError unless `pool` can be computed with this model."""
+        if pool not in ("cls", "mean"):
+            raise ModelError(f"pool {pool!r} is not known; cell embeddings are pooled by cls or mean")
+        if pool == "cls" and not (self.tokeniser.token_classes == 1).any():
+            raise ModelError("pool cls: this model's vocabulary has no <cls> token; use mean")
+
+
+def encoder_hook_names(n_layers: int) -> tuple[str, ...]:
+    """All hook names of an encoder, in the order in which the forward pass reaches them."""
+    blocks = [f"{name}_{i}" for i in range(n_layers) for name in BLOCK_HOOKS]
+    return ("embed", *blocks, "final")
+
+
+class HookRecorder:
+    """Keeps the asked states as the forward pass offers them and knows how many blocks must run for them."""
+
+    def __init__(self, wanted: Sequence[str], n_layers: int) -> None:
+        unknown = sorted(set(wanted) - set(encoder_hook_names(n_layers)))
+        if unknown:
+            raise ModelError(
+                f"hook {', '.join(unknown)} does not exist; this model has embed, final and "
+                f"{', '.join(name + '_i' for name in BLOCK_HOOKS)} with i from 0 to {n_layers - 1}"
+            )
+        self.wanted = frozenset(wanted)
+        self.n_blocks = max((_blocks_needed(name, n_layers) for name in wanted), default=0)
+        self.states: dict[str, Tensor] = {}
+
+    def offer(self, name: str, x_TD: Tensor) -> None:
+        if name in self.wanted:
+            self.states[name] = x_TD
+
+
+def _blocks_needed(name: str, n_layers: int) -> int:
+    if name == "embed":
+        return 0
+    if name == "final":
+        return n_layers
+    kind, block = name.rsplit("_", 1)
+    return int(block) + (kind != "resid_pre")
+
+
+def layer_hook(layer: int, n_layers: int) -> str:
+    """Hook that holds the output of `layer`; negative layers count from the end, the last one is `final`."""
+    if not -n_layers <= layer < n_layers:
+        raise ModelError(f"layer {layer} does not exist; this model has layers 0 to {n_layers - 1}")
+    block = layer % n_layers
+    return "final" if block == n_layers - 1 else f"resid_post_{block}"

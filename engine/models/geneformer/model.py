@@ -1,0 +1,228 @@
+"""The Geneformer architecture (BERT with post-norm blocks) over packed tokens.
+
+Source: Hugging Face BertForMaskedLM; tests/parity/test_geneformer.py holds it to its numbers.
+Legend: T packed tokens, D width, F feed-forward width, N heads, H head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.models.encoder import Encoder, EncoderOutput, HookRecorder
+from engine.models.errors import ModelError
+from engine.models.geneformer.config import PRESETS, GeneformerConfig
+from engine.models.geneformer.tokenise import CLS, EOS, MASK, PAD, GeneformerTokeniser
+from engine.models.layers.activation import activation
+from engine.models.layers.attention import attend
+from engine.models.layers.precision import LayerNorm, Linear
+from engine.models.tokens import CellLayout, PackedTokens, Tokens
+
+
+class Embeddings(nn.Module):
+    """Gene and rank -> normalised sum of their embeddings."""
+
+    def __init__(self, config: GeneformerConfig) -> None:
+        super().__init__()
+        self.words = nn.Embedding(config.vocab_size, config.d_model)
+        self.positions = nn.Embedding(config.max_tokens, config.d_model)
+        # All tokens are of type 0; the table is kept so that checkpoints keep their meaning.
+        self.types = nn.Embedding(config.type_vocab_size, config.d_model)
+        self.norm = LayerNorm(config.d_model, config.norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, ids_T: Tensor, position_T: Tensor) -> Tensor:
+        type_1D = self.types(torch.zeros(1, dtype=torch.long, device=ids_T.device))
+        x_TD: Tensor = self.dropout(self.norm(self.words(ids_T) + type_1D + self.positions(position_T)))
+        return x_TD
+
+
+class Attention(nn.Module):
+    """Self-attention within each cell, up to and including its output projection."""
+
+    def __init__(self, config: GeneformerConfig) -> None:
+        super().__init__()
+        self.n_heads, self.head_width = config.n_heads, config.head_width
+        self.weight_dropout = config.attention_dropout
+        self.query = Linear(config.d_model, config.d_model)
+        self.key = Linear(config.d_model, config.d_model)
+        self.value = Linear(config.d_model, config.d_model)
+        self.out = Linear(config.d_model, config.d_model)
+
+    def forward(self, x_TD: Tensor, layout: CellLayout) -> Tensor:
+        shape = (-1, self.n_heads, self.head_width)
+        q_TNH, k_TNH, v_TNH = (part(x_TD).view(shape) for part in (self.query, self.key, self.value))
+        dropout = self.weight_dropout if self.training else 0.0
+        a_TD: Tensor = self.out(attend(q_TNH, k_TNH, v_TNH, layout, dropout=dropout).flatten(1))
+        return a_TD
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: GeneformerConfig) -> None:
+        super().__init__()
+        self.activation = activation(config.activation)
+        self.up = Linear(config.d_model, config.d_ffn)
+        self.down = Linear(config.d_ffn, config.d_model)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        m_TD: Tensor = self.down(self.activation(self.up(x_TD)))
+        return m_TD
+
+
+class Block(nn.Module):
+    """One post-norm block: both residual sums are normalised, so resid_post is a normalised state."""
+
+    def __init__(self, config: GeneformerConfig) -> None:
+        super().__init__()
+        self.attention, self.ffn = Attention(config), FeedForward(config)
+        self.norm1 = LayerNorm(config.d_model, config.norm_eps)
+        self.norm2 = LayerNorm(config.d_model, config.norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, x_TD: Tensor, layout: CellLayout, recorder: HookRecorder, index: int) -> Tensor:
+        recorder.offer(f"resid_pre_{index}", x_TD)
+        a_TD = self.attention(x_TD, layout)
+        recorder.offer(f"attn_out_{index}", a_TD)
+        x_TD = self.norm1(x_TD + self.dropout(a_TD))
+        m_TD = self.ffn(x_TD)
+        recorder.offer(f"mlp_out_{index}", m_TD)
+        x_TD = self.norm2(x_TD + self.dropout(m_TD))
+        recorder.offer(f"resid_post_{index}", x_TD)
+        return x_TD
+
+
+class MaskedGeneHead(nn.Module):
+    """State of a token -> logits over the vocabulary; the output table is the input's."""
+
+    def __init__(self, config: GeneformerConfig) -> None:
+        super().__init__()
+        self.activation = activation(config.activation)
+        self.transform = Linear(config.d_model, config.d_model)
+        self.norm = LayerNorm(config.d_model, config.norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, x_TD: Tensor, table_VD: Tensor) -> Tensor:
+        h_TD = self.norm(self.activation(self.transform(x_TD)))
+        # In the table's dtype, not the linear layers': the table stays float32 under precision bf16.
+        return F.linear(h_TD.to(table_VD.dtype), table_VD, self.bias)
+
+
+class GeneformerEncoder(Encoder):
+    """Geneformer V1 or V2. Default embedding: mean over genes of the second-to-last layer."""
+
+    def __init__(
+        self, config: GeneformerConfig, tokeniser: GeneformerTokeniser, *, with_head: bool = True
+    ) -> None:
+        super().__init__()
+        self.config: GeneformerConfig = config
+        self.tokeniser: GeneformerTokeniser = tokeniser
+        self.d_model, self.n_layers, self.max_tokens = config.d_model, config.n_layers, config.max_tokens
+        self.default_layer = max(config.n_layers - 2, 0)
+        self.default_pool, self.unit_embeddings = "mean", False
+        self.embeddings = Embeddings(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.head = MaskedGeneHead(config) if with_head else None
+
+    def forward(
+        self, tokens: Tokens | PackedTokens, hooks: Sequence[str] = ("final",), predictions: bool = False
+    ) -> EncoderOutput:
+        """States at `hooks`, and with predictions `logits` (y_TV, before softmax)."""
+        tokens = self.packed(tokens)
+        if tokens.layout.longest > self.max_tokens:
+            raise ModelError(
+                f"a cell has {tokens.layout.longest} tokens, but this model knows {self.max_tokens} ranks; "
+                f"tokenise with max_tokens={self.max_tokens}"
+            )
+        wanted = (*hooks, "final") if predictions else tuple(hooks)
+        recorder = HookRecorder(wanted, self.n_layers)
+        x_TD = self.embeddings(tokens.ids_T, tokens.layout.position_T)
+        recorder.offer("embed", x_TD)
+        for index, block in enumerate(self.blocks[: recorder.n_blocks]):
+            x_TD = block(x_TD, tokens.layout, recorder, index)
+        # A hook may ask for the state before the first block that does not run, or after the last one.
+        recorder.offer(f"resid_pre_{recorder.n_blocks}", x_TD)
+        recorder.offer("final", x_TD)
+        heads = {"logits": self.gene_logits(x_TD)} if predictions else {}
+        return EncoderOutput({name: recorder.states[name] for name in hooks}, heads)
+
+    def gene_logits(self, x_TD: Tensor) -> Tensor:
+        """Logits over the vocabulary for final states (any selection of them): y_TV."""
+        if self.head is None:
+            raise ModelError(
+                "this checkpoint holds no masked-gene head (cls.predictions.*), so it predicts nothing"
+            )
+        y_TV: Tensor = self.head(x_TD, self.embeddings.words.weight)
+        return y_TV
+
+
+def create(
+    gene_ids: Sequence[str],
+    medians: Mapping[str, float],
+    *,
+    preset: str | None = None,
+    n_layers: int | None = None,
+    d_model: int | None = None,
+    n_heads: int | None = None,
+    ffn: int | None = None,
+    max_tokens: int | None = None,
+    special_tokens: bool | None = None,
+    dropout: float | None = None,
+    seed: int = 0,
+) -> GeneformerEncoder:
+    """A fresh encoder for these genes, initialised like BERT (normal, standard deviation 0.02).
+
+    medians: gene id -> median of its non-zero expression (counts per 10,000); genes without one are left out.
+    preset: "V1-10M", "V1-40M", "V2-104M" or "V2-316M"; the other arguments override it. Without a preset: 4
+    layers, width 128, 4 heads, 512 tokens. special_tokens: with `<cls>` and `<eos>`, like V2 (the default).
+    """
+    if preset is not None and preset not in PRESETS:
+        raise ModelError(f"preset {preset!r} is not known; known are {', '.join(PRESETS)}")
+    sizes: dict[str, Any] = {"n_layers": 4, "d_model": 128, "n_heads": 4, "ffn": 512, "max_tokens": 512}
+    sizes |= {"special_tokens": True, "dropout": 0.02} | (PRESETS[preset] if preset else {})
+    given = {
+        "n_layers": n_layers,
+        "d_model": d_model,
+        "n_heads": n_heads,
+        "ffn": ffn,
+        "max_tokens": max_tokens,
+        "special_tokens": special_tokens,
+        "dropout": dropout,
+    }
+    sizes |= {name: size for name, size in given.items() if size is not None}
+    genes = sorted({gene for gene in gene_ids if medians.get(gene, 0) > 0})
+    if not genes:
+        raise ModelError("none of the genes has a positive median; Geneformer ranks genes by count/median")
+    specials = [PAD, MASK, CLS, EOS] if sizes["special_tokens"] else [PAD, MASK]
+    vocabulary = {token: token_id for token_id, token in enumerate([*specials, *genes])}
+    config = GeneformerConfig(
+        vocab_size=len(vocabulary),
+        d_model=sizes["d_model"],
+        n_layers=sizes["n_layers"],
+        n_heads=sizes["n_heads"],
+        d_ffn=sizes["ffn"],
+        max_tokens=sizes["max_tokens"],
+        hidden_dropout=sizes["dropout"],
+        attention_dropout=sizes["dropout"],
+    )
+    tokeniser = GeneformerTokeniser(
+        vocabulary, {gene: float(medians[gene]) for gene in genes}, {}, config.max_tokens
+    )
+    encoder = GeneformerEncoder(config, tokeniser)
+    initialise(encoder, seed)
+    return encoder
+
+
+@torch.no_grad()
+def initialise(encoder: GeneformerEncoder, seed: int) -> None:
+    """BERT's initialisation: normal matrices and tables, zero biases and padding row, unit norms."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.weight.normal_(0, encoder.config.initializer_range, generator=generator)
+        if isinstance(module, nn.Linear):
+            module.bias.zero_()
+    encoder.embeddings.words.weight[encoder.tokeniser.pad_id].zero_()

@@ -1,0 +1,41 @@
+"""Token states to cell and gene embeddings.
+
+Legend: T packed tokens, D width, C cells, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from engine.models.tokens import CellLayout
+
+
+def pool_first(x_TD: Tensor, layout: CellLayout) -> Tensor:
+    """State of each cell's first token -> float32 e_CD; NaN for a cell without tokens."""
+    e_CD = x_TD.new_full((layout.n_cells, x_TD.shape[1]), float("nan"), dtype=torch.float32)
+    filled_C = layout.lengths_C > 0
+    e_CD[filled_C] = x_TD[layout.offsets_C1[:-1][filled_C].long()].float()
+    return e_CD
+
+
+def pool_mean(x_TD: Tensor, layout: CellLayout, keep_T: Tensor | None = None) -> Tensor:
+    """Mean over each cell's tokens (those with keep_T) -> float32 e_CD; NaN where there are none.
+
+    The sum runs cell by cell, so it does not depend on the other cells of the batch, on any device.
+    """
+    x_TD, counts_C = x_TD.float(), layout.lengths_C
+    if keep_T is not None:
+        x_TD = x_TD[keep_T]
+        counts_C = torch.zeros_like(counts_C).index_add_(0, layout.cell_T, keep_T.to(counts_C.dtype))
+    return torch.segment_reduce(x_TD, "sum", lengths=counts_C, axis=0) / counts_C[:, None]
+
+
+def gene_sums(x_TD: Tensor, ids_T: Tensor, n_vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Sum of token states per vocabulary id and how many there were -> float32 sum_VD, int64 count_V.
+
+    Sums of batches add up; sum / count is the mean gene embedding (NaN for an id never seen).
+    """
+    sum_VD = x_TD.new_zeros((n_vocabulary, x_TD.shape[1]), dtype=torch.float32)
+    sum_VD.index_add_(0, ids_T, x_TD.float())
+    return sum_VD, torch.bincount(ids_T, minlength=n_vocabulary)

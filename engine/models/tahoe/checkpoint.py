@@ -1,0 +1,209 @@
+"""Tahoe-x1 directories: the official layout in, the official layout out.
+
+A directory holds model_config.yml, collator_config.yml, vocab.json and model.safetensors (or best-model.pt).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from engine.models.encoder import Precision
+from engine.models.errors import ModelError
+from engine.models.foreign import load_tensors
+from engine.models.layers.precision import set_precision
+from engine.models.tahoe.config import ChemicalConfig, TahoeConfig, collator_from_yaml, from_yaml, to_yaml
+from engine.models.tahoe.model import TahoeEncoder
+from engine.models.tahoe.tokenise import TahoeTokeniser
+
+# Official key -> our key. {} is a layer number; every entry stands for its .weight and, if it has one, its .bias.
+KEYS = {
+    "model.gene_encoder.embedding": "genes.table",
+    "model.gene_encoder.enc_norm": "genes.norm",
+    "model.flag_encoder": "flag",
+    "model.expression_encoder.linear1": "values.linear1",
+    "model.expression_encoder.linear2": "values.linear2",
+    "model.expression_encoder.norm": "values.norm",
+    "model.chem_encoder.embedding": "drugs.table",
+    "model.chem_encoder.fc": "drugs.linear1",
+    "model.chem_encoder.proj": "drugs.linear2",
+    "model.chem_encoder.norm": "drugs.norm",
+    "model.transformer_encoder.layers.{}.self_attn.Wqkv": "blocks.{}.attention.qkv",
+    "model.transformer_encoder.layers.{}.self_attn.out_proj": "blocks.{}.attention.out",
+    "model.transformer_encoder.layers.{}.up_proj": "blocks.{}.ffn.up",
+    "model.transformer_encoder.layers.{}.gate_proj": "blocks.{}.ffn.gate",
+    "model.transformer_encoder.layers.{}.down_proj": "blocks.{}.ffn.down",
+    "model.transformer_encoder.layers.{}.norm1": "blocks.{}.norm1",
+    "model.transformer_encoder.layers.{}.norm2": "blocks.{}.norm2",
+    "model.transformer_encoder.norm": "final_norm",
+    "model.expression_decoder.linear_layers.{}": "expression_head.hidden.{}",
+    "model.expression_decoder.out_proj": "expression_head.out",
+    "model.mvc_decoder.gene2query": "cell_head.query",
+    "model.mvc_decoder.W": "cell_head.project",
+}
+OURS_TO_OFFICIAL = {ours: official for official, ours in KEYS.items()}
+LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
+
+def load(
+    directory: Path | str,
+    *,
+    precision: Precision = "fp32",
+    use_chem: bool = False,
+    isolate_generative: bool = False,
+) -> TahoeEncoder:
+    """The encoder of an official directory or of one that `save` wrote, in eval mode on the CPU.
+
+    use_chem: keep the 3B model's drug token. Off by default, as in the original: the drug encoder is then
+        left out, while keep_first_n_tokens stays as trained.
+    isolate_generative: the attention mask under which 70M and 1.3B were trained (see
+        `layers.attention.attend`); it only matters for tokens to be predicted.
+    Raises ModelError for a missing file or key, naming it.
+    """
+    directory = Path(directory)
+    model_yaml, collator_yaml = (
+        _read_yaml(directory / name) for name in ("model_config.yml", "collator_config.yml")
+    )
+    vocabulary = _read_json(directory / "vocab.json")
+    weights = _read_weights(directory)
+    table = weights.get("model.gene_encoder.embedding.weight")
+    if table is None:
+        raise ModelError(
+            f"{directory}: the weights hold no model.gene_encoder.embedding.weight; not a Tahoe-x1 model"
+        )
+    has_chem = use_chem and collator_from_yaml(collator_yaml).use_chem_token
+    if use_chem and not has_chem:
+        raise ModelError(f"{directory}: use_chem was asked for, but this model has no drug token")
+    chemical = _chemical(model_yaml, weights) if has_chem else None
+    config = from_yaml(model_yaml, collator_yaml, vocab_size=len(table), chemical=chemical)
+    collator = dataclasses.replace(config.collator, use_chem_token=has_chem)
+    config = dataclasses.replace(config, collator=collator, isolate_generative=isolate_generative)
+    drugs = _read_drugs(directory, collator_yaml) if has_chem else {}
+    tokeniser = TahoeTokeniser(vocabulary, collator, drugs)
+    _require_rows(tokeniser, len(table), directory)
+    encoder = TahoeEncoder(config, tokeniser)
+    _fill(encoder, weights, directory)
+    set_precision(encoder, precision)
+    return encoder.eval()
+
+
+def save(encoder: TahoeEncoder, directory: Path | str) -> None:
+    """Writes the official layout (float32 safetensors); `load` and the original open it."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    model_yaml, collator_yaml = to_yaml(encoder.config)
+    tokeniser = encoder.tokeniser
+    if encoder.drugs is not None:
+        collator_yaml["drug_to_id_path"] = {"local": "drug_to_id_pad.json"}
+        (directory / "drug_to_id_pad.json").write_text(json.dumps(tokeniser.drugs))
+    (directory / "model_config.yml").write_text(yaml.safe_dump(model_yaml, sort_keys=False))
+    (directory / "collator_config.yml").write_text(yaml.safe_dump(collator_yaml, sort_keys=False))
+    (directory / "vocab.json").write_text(json.dumps(tokeniser.vocabulary, indent=2))
+    weights = {
+        official_key(name): tensor.detach().float().cpu().contiguous()
+        for name, tensor in encoder.state_dict().items()
+    }
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def our_key(official: str) -> str | None:
+    """Our name of an official state-dict key; None for one that no released model uses."""
+    return _translate(official, KEYS)
+
+
+def official_key(ours: str) -> str:
+    """Official name of one of our state-dict keys."""
+    found = _translate(ours, OURS_TO_OFFICIAL)
+    if found is None:
+        raise ModelError(f"no official name for {ours}")
+    return found
+
+
+def _translate(key: str, table: dict[str, str]) -> str | None:
+    stem, _, kind = key.rpartition(".")
+    numbers = LAYER_NUMBER.findall(stem)
+    found = table.get(LAYER_NUMBER.sub("{}", stem))
+    return None if found is None else f"{found.format(*numbers)}.{kind}"
+
+
+def _fill(encoder: TahoeEncoder, weights: dict[str, Tensor], directory: Path) -> None:
+    ours = {our_key(name): tensor for name, tensor in weights.items()}
+    unknown = [name for name in weights if our_key(name) is None]
+    wanted = encoder.state_dict()
+    missing = [official_key(name) for name in wanted if name not in ours]
+    if unknown or missing:
+        raise ModelError(
+            f"{directory}: the weights do not fit model_config.yml: missing {missing[:5]}, unknown {unknown[:5]}"
+        )
+    # A drug encoder that was not asked for is the one thing that may be left over.
+    surplus = [name for name in ours if name and name not in wanted and not name.startswith("drugs.")]
+    wrong = [name for name in wanted if wanted[name].shape != ours[name].shape]
+    if surplus or wrong:
+        raise ModelError(
+            f"{directory}: the weights do not fit model_config.yml: not in the model {surplus[:5]}, "
+            f"other shape {[f'{official_key(name)} {tuple(ours[name].shape)}' for name in wrong[:5]]}"
+        )
+    encoder.load_state_dict({name: ours[name].float() for name in wanted}, assign=True)
+    encoder.requires_grad_(True)
+
+
+def _require_rows(tokeniser: TahoeTokeniser, n_rows: int, directory: Path) -> None:
+    beyond = [
+        token for token, row in tokeniser.vocabulary.items() if row >= n_rows and not token.startswith("<")
+    ]
+    if beyond:
+        raise ModelError(
+            f"{directory}: vocab.json names {len(beyond)} genes ({beyond[0]}, ...) beyond the {n_rows} rows of the "
+            "embedding table; vocab.json belongs to another model"
+        )
+
+
+def _chemical(model_yaml: dict[str, Any], weights: dict[str, Tensor]) -> ChemicalConfig:
+    n_drugs, n_bits = weights["model.chem_encoder.embedding.weight"].shape
+    section = model_yaml.get("chemical_encoder") or {}
+    return ChemicalConfig(n_drugs, n_bits, section.get("activation", "gelu"))
+
+
+def _read_weights(directory: Path) -> dict[str, Tensor]:
+    if (directory / "model.safetensors").is_file():
+        return dict(load_file(directory / "model.safetensors"))
+    if (directory / "best-model.pt").is_file():
+        return load_tensors(directory / "best-model.pt", inside=("state", "model"))
+    raise ModelError(f"{directory}: neither model.safetensors nor best-model.pt is there")
+
+
+def _read_drugs(directory: Path, collator_yaml: dict[str, Any]) -> dict[str, int]:
+    """Drug name -> row of the drug table, from the file that collator_config.yml names, looked for beside it."""
+    local = (collator_yaml.get("drug_to_id_path") or {}).get("local", "drug_to_id_pad.json")
+    return _read_json(directory / Path(local).name)
+
+
+def _read_json(path: Path) -> dict[str, int]:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{path.parent}: {path.name} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(found, dict) or not all(isinstance(number, int) for number in found.values()):
+        raise ModelError(f"{path}: expected an object of name -> integer")
+    return found
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{path.parent}: {path.name} is missing") from None
+    except yaml.YAMLError as error:
+        raise ModelError(f"{path}: not valid YAML ({error})") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: expected a mapping, found {type(found).__name__}")
+    return found

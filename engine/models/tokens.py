@@ -1,0 +1,248 @@
+"""Cells as packed tokens: one flat array per quantity and the offsets of the cells in it; nothing is padded.
+
+Legend: T packed tokens, C cells, C1 cells + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from engine.models.errors import ModelError
+from engine.models.matching import GeneMatch
+
+__all__ = ["CellLayout", "GeneMatch", "LengthGroup", "PackedTokens", "Tokeniser", "Tokens"]
+
+IntArray = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised cells in host memory, as the tokenisers make them.
+
+    ids_T: int32, index into the model's vocabulary.
+    values_T: float32, the expression value beside each token (Tahoe: bin, -2 where a token has no value;
+        Geneformer: 0, the order carries the expression).
+    offsets: int64 [C+1]; cell i owns tokens offsets[i]:offsets[i+1]. A cell may own none.
+    """
+
+    ids_T: IntArray
+    values_T: FloatArray
+    offsets: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.ids_T):
+            raise ModelError(
+                f"tokens: offsets must run from 0 to the number of tokens ({len(self.ids_T)}), "
+                f"found {self.offsets[:1].tolist()}..{self.offsets[-1:].tolist()}"
+            )
+        if len(self.values_T) != len(self.ids_T):
+            raise ModelError(f"tokens: {len(self.ids_T)} ids but {len(self.values_T)} values")
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ids_T)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens per cell, int64 [C]."""
+        return np.diff(self.offsets)
+
+    @property
+    def empty_cells(self) -> npt.NDArray[np.int64]:
+        """Rows of the cells that own no token."""
+        return np.flatnonzero(self.lengths == 0)
+
+    @property
+    def cell_T(self) -> npt.NDArray[np.int64]:
+        """Cell (row of this batch) of every token, int64 [T]."""
+        return np.repeat(np.arange(self.n_cells), self.lengths)
+
+    @property
+    def position_T(self) -> npt.NDArray[np.int64]:
+        """Position of every token within its cell, int64 [T]."""
+        return np.arange(self.n_tokens) - np.repeat(self.offsets[:-1], self.lengths)
+
+    def select(self, cells: Sequence[int] | IntArray) -> Tokens:
+        """The given cells (rows of this batch) in the given order, repeated where asked twice."""
+        rows = np.asarray(cells, dtype=np.int64)
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        source_T = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return Tokens(self.ids_T[source_T], self.values_T[source_T], offsets)
+
+    def to_torch(self, device: torch.device | str = "cpu") -> PackedTokens:
+        """The same tokens as tensors on `device`, with the layout that packed attention needs."""
+        return PackedTokens(
+            ids_T=torch.as_tensor(self.ids_T.astype(np.int64)).to(device, non_blocking=True),
+            values_T=torch.as_tensor(np.ascontiguousarray(self.values_T, np.float32)).to(
+                device, non_blocking=True
+            ),
+            layout=CellLayout(self.offsets, torch.device(device)),
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[Tokens]) -> Tokens:
+        """All cells of all parts, in order. No part gives no cell."""
+        if not parts:
+            return Tokens(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(1, np.int64))
+        lengths = np.concatenate([part.lengths for part in parts])
+        return Tokens(
+            np.concatenate([part.ids_T for part in parts]),
+            np.concatenate([part.values_T for part in parts]),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        )
+
+
+class Tokeniser(Protocol):
+    """Counts to tokens, vectorised over a block of cells.
+
+    vocabulary: token -> id. gene_ids: Ensembl id (or special token) of every token id, in id order.
+    token_classes: int8 by token id: 0 gene, 1 cell token (`<cls>`), 2 any other special.
+    max_tokens: the model's own limit, special tokens included.
+    """
+
+    vocabulary: dict[str, int]
+    gene_ids: list[str]
+    token_classes: npt.NDArray[np.int8]
+    special_ids: frozenset[int]
+    pad_id: int
+    max_tokens: int
+
+    def match(self, gene_ids: Sequence[str]) -> GeneMatch:
+        """Which columns of a count matrix with these gene ids the model knows."""
+
+    def tokenise(
+        self,
+        indptr: IntArray,
+        indices: IntArray,
+        counts: npt.NDArray[Any],
+        match: GeneMatch,
+        *,
+        max_tokens: int | None = None,
+        seed: int = 0,
+        first_cell: int = 0,
+        cells: IntArray | None = None,
+    ) -> Tokens:
+        """Tokens of a CSR block of raw counts (indptr starts at 0, indices are columns of `match`).
+
+        max_tokens: limit per cell, special tokens included; None: the model's own.
+        seed, first_cell: where a longer cell must be sampled, the draw depends on (seed, global index of the
+            cell) alone; row i is cell first_cell + i, or cells[i] where the rows are not consecutive.
+        """
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """Tokenised cells on the device that will encode them.
+
+    ids_T: int64. values_T: float32. layout: where each cell's tokens lie.
+    """
+
+    ids_T: Tensor
+    values_T: Tensor
+    layout: CellLayout
+
+    @staticmethod
+    def from_tensors(ids_T: Tensor, values_T: Tensor, offsets: Tensor) -> PackedTokens:
+        """From the flat tensors of a training batch; offsets may live on any device."""
+        return PackedTokens(
+            ids_T.long(), values_T.float(), CellLayout(offsets.cpu().numpy().astype(np.int64), ids_T.device)
+        )
+
+    @property
+    def n_cells(self) -> int:
+        return self.layout.n_cells
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ids_T)
+
+
+@dataclass(frozen=True)
+class LengthGroup:
+    """Cells of one length: their token rows, to be viewed as [n_cells, length]."""
+
+    n_cells: int
+    length: int
+    rows: slice | Tensor
+
+
+class CellLayout:
+    """Where each cell's tokens lie in the packed axis, in the forms that kernels want; built once per batch."""
+
+    def __init__(self, offsets: npt.NDArray[np.int64], device: torch.device) -> None:
+        self.offsets = offsets
+        self.lengths = np.diff(offsets)
+        self.device = device
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def longest(self) -> int:
+        return int(self.lengths.max(initial=0))
+
+    @cached_property
+    def offsets_C1(self) -> Tensor:
+        """int32 offsets on the device, as variable-length attention kernels take them."""
+        return torch.as_tensor(self.offsets, dtype=torch.int32, device=self.device)
+
+    @cached_property
+    def lengths_C(self) -> Tensor:
+        return torch.as_tensor(self.lengths, device=self.device)
+
+    @cached_property
+    def cell_T(self) -> Tensor:
+        """Cell of every token."""
+        return torch.as_tensor(np.repeat(np.arange(self.n_cells), self.lengths), device=self.device)
+
+    @cached_property
+    def position_T(self) -> Tensor:
+        """Position of every token within its cell."""
+        starts_T = np.repeat(self.offsets[:-1], self.lengths)
+        return torch.as_tensor(np.arange(self.n_tokens) - starts_T, device=self.device)
+
+    @cached_property
+    def groups(self) -> list[LengthGroup]:
+        """Non-empty cells grouped by equal length, so that each group is one dense attention call."""
+        groups = []
+        for length in np.unique(self.lengths[self.lengths > 0]):
+            cells = np.flatnonzero(self.lengths == length)
+            starts = self.offsets[cells]
+            groups.append(LengthGroup(len(cells), int(length), self._rows(starts, int(length))))
+        return groups
+
+    @cached_property
+    def ungroup_T(self) -> Tensor | None:
+        """Order that takes the groups' rows, concatenated, back to packed order; None when they are in it."""
+        if len(self.groups) == 1 and isinstance(self.groups[0].rows, slice):
+            return None
+        arange = torch.arange(self.n_tokens, device=self.device)
+        grouped_T = torch.cat([arange[group.rows] for group in self.groups])
+        ungroup_T = torch.empty_like(grouped_T)
+        ungroup_T[grouped_T] = arange
+        return ungroup_T
+
+    def _rows(self, starts: npt.NDArray[np.int64], length: int) -> slice | Tensor:
+        if len(starts) == 1 or bool(np.all(np.diff(starts) == length)):
+            return slice(int(starts[0]), int(starts[-1]) + length)
+        rows = (starts[:, None] + np.arange(length)).reshape(-1)
+        return torch.as_tensor(rows, device=self.device)
