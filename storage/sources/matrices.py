@@ -203,7 +203,7 @@ def require_inside(numbers: npt.NDArray[Any], n: int, where: str) -> None:
 def _check_pointers(where: str, data: Any, indices: Any, indptr: Any, n: int) -> None:
     if data.shape != indices.shape or indptr.shape != (n + 1,):
         raise UnreadableSource(
-            f"{where}: {data.shape[0]:,} values, {indices.shape[0]:,} indices and {indptr.shape[0]:,} pointers "
+            f"{where}: {data.shape[0]:,} values, {indices.shape[0]:,} indices, {indptr.shape[0]:,} pointers "
             f"for {n:,} rows do not fit together; the file is damaged or incomplete."
         )
     with reading(f"{where}/indptr"):
