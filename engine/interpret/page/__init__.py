@@ -1,0 +1,1 @@
+"""The demo page: one HTML file that opens offline; see `build.render`."""

@@ -1,0 +1,84 @@
+// The table of features: searched, sorted, shown a screenful at a time.
+const PAGE = 12;
+const COLUMNS = [
+  { key: "feature", name: "Feature", order: 1, value: (f) => f.feature },
+  { key: "genes", name: "Top genes", order: 1, value: (f) => (f.genes.length ? f.genes[0].name : "\uffff") },
+  { key: "label", name: "Cell type", order: 1, value: (f) => (f.labels.length ? content.labels[f.labels[0].label] : "\uffff") },
+  { key: "auroc", name: "AUROC", order: -1, number: true, value: (f) => (f.labels.length ? f.labels[0].auroc : -1) },
+  { key: "odds", name: "Odds ratio", order: -1, number: true, hide: "wide",
+    value: (f) => (!f.labels.length || f.labels[0].odds === null ? -1 : f.labels[0].odds === "inf" ? Infinity : f.labels[0].odds) },
+  { key: "fdr", name: "FDR", order: 1, number: true, hide: "middling", value: (f) => (f.labels.length ? f.labels[0].fdr : 2) },
+  { key: "density", name: "Density", order: 1, number: true, hide: "middling", value: (f) => f.density },
+  { key: "cells", name: "Cells", order: -1, number: true, hide: "wide", value: (f) => f.nCells },
+  { key: "entropy", name: "Gene spread", order: 1, number: true, hide: "wide", value: (f) => f.entropy },
+];
+const table = { sort: "auroc", order: -1, query: "", shown: PAGE };
+
+function cellOf(feature, column) {
+  const best = feature.labels[0];
+  switch (column.key) {
+    case "feature":
+      return make("button", { type: "button", class: "open", "aria-label": `Show feature ${feature.feature} on the map` }, String(feature.feature));
+    case "genes":
+      return make("span", { class: "genes" }, ...feature.genes.slice(0, 5).map((gene) => make("span", {}, gene.name)));
+    case "label":
+      return best ? make("span", { class: "type" }, make("i", { style: { background: hue(best.label) } }), content.labels[best.label]) : "–";
+    case "auroc": return best ? fixed(best.auroc, 3) : "–";
+    case "odds": return best ? short(best.odds) : "–";
+    case "fdr": return best ? make("span", { class: best.fdr > 0.05 ? "weak" : "" }, probability(best.fdr)) : "–";
+    case "density": return percent(feature.density);
+    case "cells": return count(feature.nCells);
+    default: return fixed(feature.entropy, 1);
+  }
+}
+
+function matching() {
+  const words = table.query.toLowerCase().split(/\s+/).filter(Boolean);
+  const found = content.features.filter((feature) => words.every((word) => feature.words.includes(word)));
+  const column = COLUMNS.find((entry) => entry.key === table.sort);
+  return found.sort((a, b) => {
+    const left = column.value(a), right = column.value(b);
+    return (left < right ? -1 : left > right ? 1 : 0) * table.order || a.feature - b.feature;
+  });
+}
+
+function drawTable() {
+  byId("head").replaceChildren(...COLUMNS.map((column) => make("th", {
+    scope: "col",
+    class: [column.number && "number", column.hide].filter(Boolean).join(" ") || null,
+    "aria-sort": table.sort === column.key ? (table.order > 0 ? "ascending" : "descending") : null,
+  }, make("button", { type: "button", "data-sort": column.key, onclick: () => sortBy(column) }, column.name))));
+  const found = matching();
+  byId("rows").replaceChildren(...found.slice(0, table.shown).map((feature) => make("tr", {
+    class: chosen === feature ? "chosen" : null,
+    "data-feature": feature.feature,
+    onclick: () => choose(feature),
+  }, ...COLUMNS.map((column) => make("td", {
+    class: [column.number && "number", column.hide].filter(Boolean).join(" ") || null,
+  }, cellOf(feature, column))))));
+  if (!found.length) {
+    byId("rows").append(make("tr", {}, make("td", { colspan: COLUMNS.length, class: "empty" }, "No feature matches this search.")));
+  }
+  byId("count").textContent = `${count(found.length)} of ${count(content.nFeatures)} features` +
+    (content.nSilent && !table.query ? ` (${count(content.nSilent)} never fire)` : "");
+  const left = found.length - table.shown;
+  byId("more").hidden = left <= 0;
+  byId("more").textContent = `Show ${Math.min(left, PAGE * 2)} more`;
+}
+
+function sortBy(column) {
+  table.order = table.sort === column.key ? -table.order : column.order;
+  table.sort = column.key;
+  drawTable();
+  byId("head").querySelector(`[data-sort="${column.key}"]`).focus();
+}
+
+byId("search").addEventListener("input", (event) => {
+  table.query = event.target.value;
+  table.shown = PAGE;
+  drawTable();
+});
+byId("more").addEventListener("click", () => {
+  table.shown += PAGE * 2;
+  drawTable();
+});
