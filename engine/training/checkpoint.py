@@ -1,15 +1,14 @@
 """Checkpoints of a training run: committed like every dataset of ours, loadable on another number of workers.
 
-A checkpoint is a directory `checkpoints/step_00000010` with DeepSpeed's files (one shard of the optimiser state a
-worker) and, written last by rank 0 after every worker's files are durable, `committed.json` with the size of each
-file. Readers trust nothing without that record. Ray Train's own bookkeeping is not relied on: it rewrites one
-snapshot file in place, which a driver killed at the wrong moment leaves unreadable.
+A checkpoint is a directory `checkpoints/step_00000010` with DeepSpeed's files (one shard of the optimiser
+state a worker) and, written last by rank 0 after every worker's files are durable, `committed.json` with
+the size of each file. Readers trust nothing without that record. Ray Train's own bookkeeping is not relied
+on: it rewrites one snapshot file in place, which a driver killed at the wrong moment leaves unreadable.
 """
 
 import contextlib
 import io
 import json
-import mmap
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
@@ -54,7 +53,7 @@ class Checkpoints:
         self._location, self._keep = output / FOLDER, keep
 
     def newest(self) -> Committed | None:
-        """The newest checkpoint that is whole, or None. Raises DamagedDataset when all committed ones are damaged."""
+        """The newest checkpoint that is whole, or None. Raises DamagedDataset when none of several is."""
         present = self._location.list()
         damage = []
         for committed in self._committed(present):
@@ -74,11 +73,12 @@ class Checkpoints:
         return None
 
     def save(self, engine: Any, worker: Worker, step: int, zero: int) -> Committed:
-        """Commit the engine's state after `step` steps and drop checkpoints beyond the newest `keep`. Collective."""
+        """Commit the engine's state after `step` steps; keep the newest `keep` checkpoints. Collective."""
         committed = Committed(step, worker.world, zero, {})
         buffers = {name: buffer.detach().cpu() for name, buffer in engine.module.named_buffers()}
         with tempfile.TemporaryDirectory(prefix="syncytium-checkpoint-") as folder:
-            # Every worker writes into a folder of its own, on its own node; DeepSpeed names the files by rank.
+            # Every worker writes into a folder of its own, on its own node; DeepSpeed names the files by
+            # rank.
             engine.save_checkpoint(
                 folder,
                 tag=committed.name,
@@ -114,7 +114,7 @@ class Checkpoints:
             self._remove(name)
 
     def clean(self) -> None:
-        """Remove what an interrupted run left: parts of checkpoints that were never committed, conversions."""
+        """Remove what an interrupted run left: parts of uncommitted checkpoints, and conversions."""
         present = self._location.list()
         kept = {committed.name for committed in self._committed(present)}
         folders = {name.partition("/")[0] for name in present if "/" in name}
@@ -128,14 +128,12 @@ class Checkpoints:
         return [Committed(**json.loads(self._location.read(name))) for name in records]
 
     def _publish(self, folder: Path, name: str) -> dict[str, int]:
-        """Put the files of a folder in place, each atomically and durably; file name -> bytes."""
+        """Move the files of a folder in place, each atomically and durably; file name -> bytes."""
         sizes = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             relative = path.relative_to(folder).as_posix()
-            with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                sizes[relative] = len(content)
-                with memoryview(content) as view:
-                    self._location.put(f"{name}/{relative}", view)
+            sizes[relative] = path.stat().st_size
+            self._location.put_file(f"{name}/{relative}", path)
         return sizes
 
     def _drop_old(self) -> None:
@@ -160,7 +158,7 @@ class Checkpoints:
             for member in self._location.list(name):
                 path = Path(scratch, member)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self._location.read(member))
+                self._location.get_file(member, path)
             yield Path(scratch)
 
     def _convert(self, committed: Committed, name: str) -> None:
@@ -179,8 +177,8 @@ def require_loadable(committed: Committed, zero: int) -> None:
     """Raise InputError when a run with this ZeRO stage cannot continue from the checkpoint."""
     if _FAMILY[committed.zero] != _FAMILY[zero]:
         raise InputError(
-            f"{committed.name} was written with --zero {committed.zero}, whose files --zero {zero} cannot read. "
-            f"Resume with --zero {committed.zero}, or give --overwrite to train anew."
+            f"{committed.name} was written with --zero {committed.zero}, whose files --zero {zero} cannot "
+            f"read. Resume with --zero {committed.zero}, or give --overwrite to train anew."
         )
 
 
@@ -205,8 +203,8 @@ def merge_shards(source: Path, target: Path) -> None:
 def _repair_optimizer(optimizer: torch.optim.Optimizer, weight_decays: list[float]) -> None:
     """Undo what DeepSpeed 0.19's universal loading does to a ZeRO-3 optimiser (harmless elsewhere).
 
-    It gives every group the first group's options, and all weights one shared step counter, which the optimiser
-    would then advance once a group.
+    It gives every group the first group's options, and all weights one shared step counter, which the
+    optimiser would then advance once a group.
     """
     for group, weight_decay in zip(optimizer.param_groups, weight_decays, strict=True):
         group["weight_decay"] = weight_decay

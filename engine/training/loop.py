@@ -1,4 +1,4 @@
-"""The training loop every recipe runs in, on one of `world` training processes. Knows DeepSpeed but not Ray."""
+"""The training loop every recipe runs in, on one of `world` processes. Knows DeepSpeed but not Ray."""
 
 import random
 import resource
@@ -34,8 +34,8 @@ def train(
 ) -> None:
     """Train from the newest checkpoint under `output`, or from the start, to the end; publish the model.
 
-    Collective over all workers. Callbacks: `progress` on rank 0 after every step, `on_checkpoint` on every worker
-    after each committed checkpoint.
+    Collective over all workers. Callbacks: `progress` on rank 0 after every step, `on_checkpoint` on every
+    worker after each committed checkpoint.
     """
     share = Share(worker.rank, worker.world, options.batch, options.accumulation, options.seed)
     checkpoints = Checkpoints(output, options.keep)
@@ -43,14 +43,15 @@ def train(
     engine = _engine(recipe, options, share, worker, checkpoints, newest)
     first = newest.step if newest else 0
     table = MetricsTable(output, first) if worker.leads else None
-    stream = recipe.batches(first, share, worker.device)
+    stream = recipe.batches(engine.module, first, share, worker.device)
     for step in range(first, options.steps):
         values = _step(engine, recipe, options, share, stream, step)
         if table is not None:
             table.add(step, values)
             progress(step + 1, options.steps, "steps")
         if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
-            # The table first: rows beyond the newest checkpoint are dropped on resume, missing ones are not made up.
+            # The table first: rows beyond the newest checkpoint are dropped on resume, missing ones are not
+            # made up.
             if table is not None:
                 table.write()
             committed = checkpoints.save(engine, worker, step + 1, options.zero)
@@ -70,7 +71,7 @@ def _engine(
 ) -> Any:
     """The sharded module: from the checkpoint, or built and prepared for step 0."""
     seed_everything(options.seed)
-    module = recipe.build(options.seed)
+    module = recipe.build(options.seed).train()
     if newest is None:
         recipe.prepare(module, share, worker.device)
         return shard(module, options, share, universal=False)
@@ -142,5 +143,5 @@ def seed_everything(*entropy: int) -> None:
     """Seed torch, NumPy and random of this process from any number of integers."""
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - third-party layers draw from the global generator
+    np.random.seed(seed)
     torch.manual_seed(seed)

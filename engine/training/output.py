@@ -25,27 +25,32 @@ PLAN = "checkpoints/plan.json"
 RECORD = "training.json"
 
 
-def begin(output: Location, recipe: Recipe, options: TrainingOptions, *, overwrite: bool) -> bool:
-    """Plan the run in `output`; False when the same run is already finished there.
+def is_finished(output: Location, recipe: Recipe, options: TrainingOptions, *, overwrite: bool) -> bool:
+    """Whether exactly this run is already finished in `output`. Writes nothing.
 
-    Raises LineageMismatch when another run is there, InputError when something else is.
+    Raises LineageMismatch when another run is there (unless `overwrite`), InputError when something else is.
     """
-    if "://" in output.root and output.root.startswith("memory://"):
+    if output.root.startswith("memory://"):
         raise InputError(
             f"{output}: other processes cannot read this; train into a directory or an object store."
         )
-    plan = plan_of(recipe, options)
     found = _read_json(output, PLAN) or _read_json(output, RECORD)
     if found is None:
         _refuse_foreign_files(output)
-    elif overwrite:
+        return False
+    if overwrite:
+        return False
+    require_same_plan(output, found, plan_of(recipe, options))
+    return output.exists(RECORD)
+
+
+def begin(output: Location, recipe: Recipe, options: TrainingOptions, *, overwrite: bool) -> None:
+    """Create the plan, after removing an earlier run if `overwrite`. Raises what `is_finished` raises."""
+    if overwrite and (output.exists(PLAN) or output.exists(RECORD)):
         output.delete_all()
-        found = None
-    if found is None and not output.create(PLAN, _as_bytes(plan)):
-        found = _read_json(output, PLAN)  # another driver was faster
-    if found is not None:
-        require_same_plan(output, found, plan)
-    return not output.exists(RECORD)
+    plan = plan_of(recipe, options)
+    if not output.create(PLAN, _as_bytes(plan)):
+        require_same_plan(output, json.loads(output.read(PLAN)), plan)
 
 
 def plan_of(recipe: Recipe, options: TrainingOptions) -> dict[str, Any]:
@@ -61,27 +66,25 @@ def publish_model(recipe: Recipe, state: Mapping[str, torch.Tensor], output: Loc
 
 def record_end(output: Location, recipe: Recipe, options: TrainingOptions, *, peak_memory_bytes: int) -> None:
     """Create the record that marks the run as finished."""
+    table = read_metrics(output)
+    rows = table.to_pylist() if table is not None else []
     record = {
         **plan_of(recipe, options),
         "steps": options.steps,
-        "final": final_metrics(output),
+        "tokens": round(sum(row["tokens"] for row in rows)),
+        "seconds": sum(row["seconds"] for row in rows),
+        "final": rows[-1] if rows else {},
         "peak_memory_bytes": peak_memory_bytes,
     }
     output.create(RECORD, _as_bytes(record))
 
 
 def read_end(output: Location) -> dict[str, Any]:
-    """The record of a finished run: `lineage`, `lineage_id`, `steps`, `final` (metrics), `peak_memory_bytes`."""
+    """The record of a finished run, as `record_end` wrote it. Raises InputError when there is none."""
     record = _read_json(output, RECORD)
     if record is None:
         raise InputError(f"{output}: holds no finished training run ({RECORD} is missing).")
     return record
-
-
-def final_metrics(output: Location) -> dict[str, float]:
-    """The last row of the training curve."""
-    table = read_metrics(output)
-    return {} if table is None else dict(table.slice(table.num_rows - 1).to_pylist()[0])
 
 
 def _refuse_foreign_files(output: Location) -> None:

@@ -32,7 +32,7 @@ class Share:
         return self.batch // (self.world * self.accumulation)
 
     def ranges(self, start_step: int) -> Iterator[tuple[int, int]]:
-        """Positions `[start, stop)` of this worker's micro-batches in the stream of examples, from `start_step` on."""
+        """Positions `[start, stop)` of this worker's micro-batches in the stream, from `start_step` on."""
         size, step = self.micro_batch, start_step
         while True:
             for part in range(self.accumulation):
@@ -54,10 +54,7 @@ class Loss(Protocol):
 
 
 class Recipe(Protocol):
-    """A picklable dataclass that travels to every worker. Holds paths and numbers, never weights or open files."""
-
-    unit: str
-    """What `Share.batch` counts, in the plural ("cells", "tokens")."""
+    """A picklable dataclass that travels to every worker: paths and numbers, no weights, no open files."""
 
     def lineage(self) -> dict[str, Any]:
         """Everything of the recipe that changes the trained weights, as plain JSON values."""
@@ -69,10 +66,15 @@ class Recipe(Protocol):
         """
 
     def prepare(self, module: nn.Module, share: Share, device: torch.device) -> None:
-        """Called once before step 0, on every worker with the same result: data-dependent buffers and weights."""
+        """Called once before step 0, on every worker with the same result: what depends on the examples."""
 
-    def batches(self, start_step: int, share: Share, device: torch.device) -> Iterator[Batch]:
-        """This worker's micro-batches from `start_step` on, without end; a pure function of seed, step and share."""
+    def batches(
+        self, module: nn.Module, start_step: int, share: Share, device: torch.device
+    ) -> Iterator[Batch]:
+        """This worker's micro-batches from `start_step` on, without end; a function of seed, step and share.
+
+        `module` is the training module, for what belongs to the model but is no weight (its tokeniser).
+        """
 
     def tokens(self, batch: Batch) -> int:
         """Tokens of one micro-batch, for the throughput."""

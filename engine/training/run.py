@@ -2,10 +2,11 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from engine import ray_session
 from engine.training import output as outputs
 from engine.training.checkpoint import FOLDER, Checkpoints, Committed, require_loadable
 from engine.training.loop import Progress, train
@@ -28,7 +29,12 @@ class TrainingReport:
     first_step: int
     steps: int
     lineage_id: str
+    tokens: int
+    """Tokens trained on in the whole run."""
+    seconds: float
+    """What its steps took; start-up and checkpoints are not counted."""
     final: dict[str, float]
+    """Metrics of the last step."""
     peak_memory_bytes: int
     """Largest resident memory of any worker."""
 
@@ -39,37 +45,43 @@ def run_training(
     output: Location,
     *,
     overwrite: bool = False,
+    address: str | None = None,
     progress: Progress = lambda done, total, unit: None,
 ) -> TrainingReport:
-    """Train `recipe` into `output`, or finish what is there; inside `ray_session.connect()` unless `workers` is 0.
+    """Train `recipe` into `output`, or finish what is there; on Ray unless `workers` is 0.
 
     Lost workers are replaced and go on from the newest checkpoint, up to `max_failures` times; a lost driver
-    leaves everything needed to call this again. Raises InputError and LineageMismatch before anything starts, and
-    RuntimeError (resumable) when the workers keep failing.
+    leaves everything needed to call this again. Raises InputError and LineageMismatch before anything is
+    written, and RuntimeError (resumable) when the workers keep failing.
     """
-    if options.workers:
-        _require_room(options)
     first_step = 0
-    unfinished = outputs.begin(output, recipe, options, overwrite=overwrite)
-    if unfinished:
-        first_step = _ready(output, options)
-        if options.workers:
-            _train_on_ray(recipe, options, output, progress)
-        else:
-            train(recipe, options, output, join_workers(0, 1, options.cpus_per_worker), progress, _ignore)
+    finished = outputs.is_finished(output, recipe, options, overwrite=overwrite)
+    if not finished:
+        with ray_session.connect(address) if options.workers else nullcontext():
+            if options.workers:
+                _require_room(options)
+            outputs.begin(output, recipe, options, overwrite=overwrite)
+            first_step = _ready(output, options)
+            if options.workers:
+                _train_on_ray(recipe, options, output, progress)
+            else:
+                worker = join_workers(0, 1, options.cpus_per_worker)
+                train(recipe, options, output, worker, progress, _ignore)
     record = outputs.read_end(output)
     return TrainingReport(
-        did_work=unfinished,
+        did_work=not finished,
         first_step=first_step,
         steps=int(record["steps"]),
         lineage_id=str(record["lineage_id"]),
+        tokens=int(record["tokens"]),
+        seconds=float(record["seconds"]),
         final=dict(record["final"]),
         peak_memory_bytes=int(record["peak_memory_bytes"]),
     )
 
 
 def _ready(output: Location, options: TrainingOptions) -> int:
-    """Check that the run can go on from what is there and clear what an interrupted one left; the first step."""
+    """The first step: checks that the run can go on from what is there, and clears what is in the way."""
     checkpoints = Checkpoints(output, options.keep)
     newest = checkpoints.newest()
     if newest is not None:
@@ -89,8 +101,8 @@ def _require_room(options: TrainingOptions) -> None:
     wanted = options.workers * options.cpus_per_worker
     if len(nodes) == 1 and 0 < cpus < wanted:
         raise InputError(
-            f"{options.workers} workers with {options.cpus_per_worker} cores each need {wanted} cores; Ray has "
-            f"{cpus:g} on this machine. Lower --workers or --cpus-per-worker, or join a cluster with --address."
+            f"{options.workers} workers with {options.cpus_per_worker} cores each need {wanted} cores; Ray "
+            f"has {cpus:g} on this machine. Lower --workers or --cpus-per-worker, or give --address."
         )
     if len(nodes) == 1 and 0 < gpus < options.workers:
         raise InputError(
@@ -126,6 +138,7 @@ def _train_on_ray(recipe: Recipe, options: TrainingOptions, output: Location, pr
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise RuntimeError(f"training failed after {options.max_failures} restarts: {error}") from error
+    (output / FOLDER).delete(_RAY_SNAPSHOT)
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -141,8 +154,8 @@ def _worker(config: dict[str, Any]) -> None:
         board.show.remote(done, total, unit)
 
     def report(metrics: dict[str, float], committed: Committed) -> None:
-        # Only with checkpoints: the controller takes one report every health-check interval (2 s). The files are
-        # already durable under OUTPUT/checkpoints; Ray is told for its result and its dashboard.
+        # Only with checkpoints: the controller takes one report every health-check interval (2 s). The
+        # files are already durable under OUTPUT/checkpoints; Ray is told for its result and its dashboard.
         storage = context.get_storage()
         checkpoint = ray.train.Checkpoint(
             f"{storage.experiment_fs_path}/{committed.name}", filesystem=storage.storage_filesystem

@@ -1,29 +1,40 @@
 """In which order cells are trained on: shuffled, read in runs, and restartable at any position."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from storage.cells import CellStore
+
 CellIds = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CellRows:
+    """Counts of some cells in the order asked: CSR with `indptr` from 0, `indices` columns of the store."""
+
+    indptr: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True)
 class CellOrder:
     """The endless order of cells: a permutation of all cells every epoch, as a function of the seed alone.
 
-    Cells are cut into blocks of consecutive rows; an epoch shuffles the blocks, takes `pool_blocks` of them at a
-    time and shuffles the cells of the pool. A whole permutation would read every cell from another place of the
-    store; a pool of 64 x 64 cells mixes as well (a batch sees cells of many blocks) and reads long runs.
-    Position `p` is cell `p % n_cells` of epoch `p // n_cells`, and is found without walking there.
+    Cells are cut into blocks of consecutive rows; an epoch shuffles the blocks, takes `pool_blocks` of them
+    at a time and shuffles the cells of the pool. A whole permutation would read every cell from another
+    place of the store; a pool of 64 x 64 cells mixes as well (a batch sees cells of many blocks) and reads
+    long runs. Position `p` is cell `p % n_cells` of epoch `p // n_cells`, and is found without walking
+    there.
     """
 
     n_cells: int
     seed: int
     block: int = 64
-    """Consecutive cells that stay together until their pool is shuffled; 64 cells are about a chunk of the store."""
+    """Consecutive cells that are shuffled as one; 64 cells are about a chunk of the store."""
     pool_blocks: int = 64
     """Blocks shuffled together; 64 x 64 = 4096 cells."""
 
@@ -49,11 +60,14 @@ def runs(cells: CellIds) -> list[tuple[int, int]]:
     return [(int(first), int(last) + 1) for first, last in zip(firsts, lasts, strict=True)]
 
 
-def windows(start: int, size: int) -> Iterator[tuple[int, int]]:
-    """Endless consecutive ranges of `size` positions from `start`."""
-    while True:
-        yield start, start + size
-        start += size
+def read_cells(store: CellStore, cells: CellIds) -> CellRows:
+    """Counts of these store rows, in this order and as often as asked; reads each row of the store once."""
+    distinct, rows = np.unique(cells, return_inverse=True)
+    block = store.read_ranges(runs(distinct))
+    lengths = np.diff(block.indptr)[rows]
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    source = np.arange(indptr[-1]) + np.repeat(block.indptr[rows] - indptr[:-1], lengths)
+    return CellRows(indptr, block.indices[source], block.counts[source])
 
 
 @lru_cache(maxsize=4)
@@ -64,11 +78,12 @@ def _block_order(order: CellOrder, epoch: int) -> CellIds:
 
 @lru_cache(maxsize=4)
 def _pool_starts(order: CellOrder, epoch: int) -> CellIds:
-    """Position in the epoch at which each pool begins; only the pool with the store's last block can be short."""
+    """Position in the epoch at which each pool begins; only the one with the store's last block is short."""
     blocks = _block_order(order, epoch)
     lengths = np.minimum(order.block, order.n_cells - blocks * order.block)
     sums = np.add.reduceat(lengths, np.arange(0, len(blocks), order.pool_blocks))
-    return np.r_[0, np.cumsum(sums)[:-1]]
+    starts: CellIds = np.r_[0, np.cumsum(sums)[:-1]]
+    return starts
 
 
 @lru_cache(maxsize=4)

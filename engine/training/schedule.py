@@ -8,8 +8,8 @@ from engine.training.options import TrainingOptions
 def learning_rate(step: int, options: TrainingOptions) -> float:
     """Learning rate of optimiser step `step` (0 is the first).
 
-    Linear warm-up over `warmup_steps` (step 0 already moves: rate/warmup), then the peak until `decay_from` of
-    the run, then the decay, which reaches `final_fraction` of the peak at the last step.
+    Linear warm-up over `warmup_steps` (step 0 already moves: rate/warmup), then the peak until `decay_from`
+    of the run, then the decay, which reaches `final_fraction` of the peak at the last step.
     """
     peak, last = options.learning_rate, options.steps - 1
     if step < options.warmup_steps:

@@ -41,8 +41,8 @@ class Worker:
 def join_workers(rank: int, world: int, threads: int) -> Worker:
     """Join DeepSpeed to the process group of this process; make a group of one when there is none yet.
 
-    DeepSpeed compiles a C++ shared-memory all-reduce on CPU machines with a compiler, for minutes, at the first
-    start; an empty table of compatible operators is how it is told not to.
+    DeepSpeed compiles a C++ shared-memory all-reduce on CPU machines with a compiler, for minutes, at the
+    first start; an empty table of compatible operators is how it is told not to.
     """
     cuda = torch.cuda.is_available()
     if not cuda:
@@ -57,7 +57,8 @@ def join_workers(rank: int, world: int, threads: int) -> Worker:
         deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists; launchers and Ray Train set the real one
     if not dist.is_initialized():
-        store = dist.HashStore()  # a group of one needs no port
+        # A group of one, which needs no address to meet at.
+        store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
@@ -74,7 +75,8 @@ def shard(module: nn.Module, options: TrainingOptions, share: Share, *, universa
         lr=options.learning_rate,
         betas=options.betas,
         eps=options.epsilon,
-        # One kernel for all weights: ten times faster than a kernel each. Torch's own, so nothing is compiled.
+        # One kernel for all weights: ten times faster than a kernel each. Torch's own, so nothing is
+        # compiled.
         fused=True,
     )
     elements = sum(weight.numel() for weight in module.parameters())
@@ -114,10 +116,11 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def optimiser_step(engine: Any) -> torch.Tensor:
-    """`engine.step()`, and the norm of the whole gradient before clipping (scalar tensor; NaN between boundaries)."""
+    """`engine.step()`; the norm of the whole gradient before clipping (scalar, NaN between boundaries)."""
     norm = None
     if engine.is_gradient_accumulation_boundary() and not engine.zero_optimization():
-        # Without ZeRO DeepSpeed keeps no norm that can be read, so it is taken before the step spends the gradient.
+        # Without ZeRO DeepSpeed keeps no norm that can be read, so it is taken before the step spends the
+        # gradient.
         gradients = [weight.grad for weight in engine.module.parameters() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
     engine.step()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.training.sampling import CellOrder, runs, windows
+from engine.training.sampling import CellOrder, runs
 
 
 @pytest.mark.parametrize("n_cells", [1, 5, 64, 700, 1000])
@@ -39,8 +39,3 @@ def test_a_batch_mixes_blocks_from_all_over_the_store() -> None:
 def test_runs_join_consecutive_cells() -> None:
     assert runs(np.array([3, 4, 5, 9, 11, 12])) == [(3, 6), (9, 10), (11, 13)]
     assert runs(np.empty(0, np.int64)) == []
-
-
-def test_windows_are_consecutive() -> None:
-    stream = windows(10, 4)
-    assert [next(stream) for _ in range(2)] == [(10, 14), (14, 18)]

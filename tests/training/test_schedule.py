@@ -1,6 +1,7 @@
 """Learning rates: ends, joints and shapes."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -8,8 +9,9 @@ from engine.training.options import TrainingOptions
 from engine.training.schedule import learning_rate
 
 
-def rates(**changes: object) -> list[float]:
-    options = TrainingOptions(**{"steps": 11, "batch": 1, "learning_rate": 1.0, **changes})  # type: ignore[arg-type]
+def rates(**changes: Any) -> list[float]:
+    given = {"steps": 11, "batch": 1, "learning_rate": 1.0, **changes}
+    options = TrainingOptions(**given)
     return [learning_rate(step, options) for step in range(options.steps)]
 
 

@@ -1,4 +1,4 @@
-"""Two and more training processes without Ray: ZeRO stages agree, and a run continues on another number of them."""
+"""Several training processes without Ray: ZeRO stages agree; a run continues on more or fewer of them."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def _train_all(rank: int, world: int, rendezvous: str, runs: list[tuple[int, str
             workers=world,
             zero=zero,
             checkpoint_every=4,
-            weight_decay=0.1,  # type: ignore[arg-type]
+            weight_decay=0.1,
         )
 
         def interrupt(metrics: dict[str, float], committed: Committed, stop: int | None = stop) -> None:

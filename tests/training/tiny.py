@@ -1,4 +1,4 @@
-"""The smallest recipe there is: a linear autoencoder with a dropout and a counter. Exercises the loop, not a model."""
+"""The smallest recipe: a linear autoencoder with dropout and a counter. Exercises the loop, not a model."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ class TinyModule(nn.Module):
 
 @dataclass(frozen=True)
 class TinyRecipe:
-    """Random vectors by position in the stream. Kills its process once when `kill_at` is reached, if asked to."""
+    """Random vectors by position in the stream; kills its process once at `kill_at`, if asked to."""
 
     width: int = 16
     hidden: int = 40
@@ -47,7 +47,6 @@ class TinyRecipe:
     kill_at: int | None = None
     """Position at which the worker whose share holds it kills itself, unless `kill_once` exists."""
     kill_once: str = ""
-    unit: str = "tokens"
 
     def lineage(self) -> dict[str, Any]:
         return {"width": self.width, "hidden": self.hidden, "dropout": self.dropout}
@@ -59,7 +58,9 @@ class TinyRecipe:
         assert isinstance(module, TinyModule)
         module.offset.fill_(0.25)
 
-    def batches(self, start_step: int, share: Share, device: torch.device) -> Iterator[Batch]:
+    def batches(
+        self, module: nn.Module, start_step: int, share: Share, device: torch.device
+    ) -> Iterator[Batch]:
         for start, stop in share.ranges(start_step):
             rows = [
                 torch.randn(self.width, generator=torch.Generator().manual_seed(p))

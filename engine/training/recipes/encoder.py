@@ -1,0 +1,183 @@
+"""Training a cell encoder on its own objective: Tahoe masked expression, Geneformer masked tokens.
+
+Legend: T packed tokens.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine import models
+from engine.models import geneformer, tahoe
+from engine.models.encoder import Encoder
+from engine.models.tokens import Tokens
+from engine.training.prefetch import prefetched
+from engine.training.recipe import Batch, Share
+from engine.training.sampling import CellOrder, read_cells
+from storage.cells import CellStore
+from storage.checkpoints import fingerprint, local_copy
+from storage.errors import InputError
+
+Architecture = Literal["tahoe", "geneformer"]
+ARCHITECTURES = {"tahoe": tahoe, "geneformer": geneformer}
+
+# Cells read from the store at once: enough that a shuffled read touches each chunk once.
+CELLS_READ = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSize:
+    """Size of a fresh encoder. None: the preset's value, or a small model's without a preset."""
+
+    preset: str | None = None
+    n_layers: int | None = None
+    d_model: int | None = None
+    n_heads: int | None = None
+    max_tokens: int | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecipe:
+    """A cell store, and a size (from scratch) or a model directory (continue). Make it with `plan`."""
+
+    cells: str
+    dataset_id: str
+    n_cells: int
+    architecture: Architecture
+    model: str | None = None
+    model_fingerprint: str | None = None
+    size: EncoderSize = field(default_factory=EncoderSize)
+    max_tokens: int | None = None
+    """Tokens kept of a longer cell, drawn anew in every epoch; None: the model's own limit."""
+    medians: Mapping[str, float] | None = None
+    """Geneformer from scratch: non-zero median of each gene, per 10,000 counts of its cell."""
+
+    def lineage(self) -> dict[str, Any]:
+        return {
+            "cells": self.dataset_id,
+            "n_cells": self.n_cells,
+            "architecture": self.architecture,
+            "model": self.model_fingerprint or self.size.arguments(),
+            "max_tokens": self.max_tokens,
+        }
+
+    def build(self, seed: int) -> nn.Module:
+        module: nn.Module = ARCHITECTURES[self.architecture].TrainingModule(self._encoder(seed))
+        return module
+
+    def prepare(self, module: nn.Module, share: Share, device: torch.device) -> None:
+        """Nothing depends on the cells: the initial weights are the seed's or the given model's."""
+
+    def batches(
+        self, module: nn.Module, start_step: int, share: Share, device: torch.device
+    ) -> Iterator[Batch]:
+        masked = _masked_batches(self, module, start_step, share)
+        for batch in prefetched(masked):
+            # Offsets say where cells lie to code on the CPU; all else is the model's.
+            yield {
+                name: tensor if name == "offsets" else tensor.to(device, non_blocking=True)
+                for name, tensor in batch.items()
+            }
+
+    def tokens(self, batch: Batch) -> int:
+        return len(batch["ids_T"])
+
+    def export(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
+        module = self.build(seed=0)
+        module.load_state_dict(dict(state))
+        models.save(module.encoder, directory)  # type: ignore[arg-type]
+
+    def _encoder(self, seed: int) -> Encoder:
+        if self.model is not None:
+            return models.load(local_copy(self.model))
+        gene_ids = list(CellStore.open(self.cells).genes.index)
+        if self.architecture == "geneformer":
+            return geneformer.create(gene_ids, self.medians or {}, seed=seed, **self.size.arguments())
+        return tahoe.create(gene_ids, seed=seed, **self.size.arguments())
+
+
+def plan(
+    cells: str,
+    architecture: Architecture,
+    *,
+    size: EncoderSize | None = None,
+    model: str | None = None,
+    max_tokens: int | None = None,
+    max_cells: int | None = None,
+    medians: Mapping[str, float] | None = None,
+) -> EncoderRecipe:
+    """Check inputs and make the recipe. Raises InputError or ModelError before anything is written."""
+    store = CellStore.open(cells)
+    if store.n_cells == 0:
+        raise InputError(f"{cells}: the cell store holds no cells.")
+    recipe = EncoderRecipe(
+        cells=cells,
+        dataset_id=store.dataset_id,
+        n_cells=min(store.n_cells, max_cells or store.n_cells),
+        architecture=architecture,
+        model=model,
+        model_fingerprint=fingerprint(model) if model else None,
+        size=size or EncoderSize(),
+        max_tokens=max_tokens,
+        medians=medians,
+    )
+    _require_trainable(recipe, store)
+    return recipe
+
+
+def _require_trainable(recipe: EncoderRecipe, store: CellStore) -> None:
+    encoder = recipe._encoder(seed=0)
+    expected = tahoe.TahoeEncoder if recipe.architecture == "tahoe" else geneformer.GeneformerEncoder
+    if not isinstance(encoder, expected):
+        raise InputError(
+            f"--model {recipe.model}: holds a {type(encoder).__name__}, but --arch is {recipe.architecture}."
+        )
+    match = encoder.tokeniser.match(list(store.genes.index))
+    if match.n_matched == 0:
+        raise InputError(f"{recipe.cells}: none of its genes is known to the model.\n{match.report()}")
+    limit = recipe.max_tokens
+    if limit is not None and not 3 <= limit <= encoder.max_tokens:
+        raise InputError(f"--max-tokens {limit}: this model takes 3 to {encoder.max_tokens} tokens a cell.")
+
+
+def _masked_batches(
+    recipe: EncoderRecipe, module: Any, start_step: int, share: Share
+) -> Iterator[dict[str, torch.Tensor]]:
+    """CPU batches of one worker; reads ahead so that each chunk of the store is decoded once a window."""
+    store = CellStore.open(recipe.cells)
+    tokeniser = module.encoder.tokeniser
+    match = tokeniser.match(list(store.genes.index))
+    order = CellOrder(recipe.n_cells, share.seed)
+    ranges = share.ranges(start_step)
+    at_once = max(1, CELLS_READ // share.micro_batch)
+    while True:
+        window = list(islice(ranges, at_once))
+        positions = np.concatenate([np.arange(start, stop) for start, stop in window])
+        rows = read_cells(store, np.concatenate([order.cells(start, stop) for start, stop in window]))
+        # The position, not the cell, seeds the sample of a long cell: every epoch sees other genes of it.
+        tokens: Tokens = tokeniser.tokenise(
+            rows.indptr,
+            rows.indices,
+            rows.counts,
+            match,
+            max_tokens=recipe.max_tokens,
+            seed=share.seed,
+            cells=positions,
+        )
+        for number, (start, _) in enumerate(window):
+            first = number * share.micro_batch
+            batch = tokens.select(np.arange(first, first + share.micro_batch))
+            yield module.mask(batch, seed=_mask_seed(share.seed, start))
+
+
+def _mask_seed(seed: int, position: int) -> int:
+    return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
