@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.models import geneformer, tahoe
+from engine.models import geneformer, sae, tahoe
 from engine.models.encoder import Encoder, EncoderOutput, Precision
 from engine.models.errors import ModelError, UnsafePickle
 from engine.models.matching import GeneMatch
@@ -29,6 +29,7 @@ __all__ = [
     "UnsafePickle",
     "geneformer",
     "load",
+    "sae",
     "save",
     "tahoe",
 ]
