@@ -195,7 +195,7 @@ def _store_var(var: pd.DataFrame, ids: list[str], first: npt.NDArray[np.intp]) -
         out["gene_name"] = names
     if own_names != ids and own_names != names:
         out["var_name"] = own_names  # the file's own index would be lost otherwise
-    out.index = pd.Index(ids, dtype=object)
+    out.index = pd.Index(ids, dtype=object, name=var.index.name if own_names == ids else None)
     return out.iloc[first]
 
 

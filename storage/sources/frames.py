@@ -42,7 +42,9 @@ class StoredFrame:
     def rows(self, start: int, stop: int, columns: list[str] | None = None) -> pd.DataFrame:
         wanted = self.columns if columns is None else columns
         with reading(self.where):
-            index = pd.Index(_as_index(_column(self._group[self._index], start, stop)))
+            # AnnData writes an index without a name as `_index`.
+            name = None if self._index == "_index" else self._index
+            index = pd.Index(_as_index(_column(self._group[self._index], start, stop)), name=name)
             return pd.DataFrame(
                 {name: _column(self._group[name], start, stop) for name in wanted}, index=index
             )

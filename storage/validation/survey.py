@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from storage.errors import InputError
 from storage.genes import Genes
@@ -50,6 +51,8 @@ class Survey:
     layout: str = ""
     by_rows: bool = True
     genes: Genes | None = None
+    obs_head: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """The obs columns without rows: their types and categories."""
     name_hashes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
     @property
@@ -86,6 +89,7 @@ def _survey(source: Source, choices: Choices, vocabulary: Vocabulary | None, res
     report.add(sampled.findings)
     report.add(obs_findings(source))
     report.add(layout_findings(source))
+    result.obs_head = source.obs.rows(0, 0)
     result.name_hashes = name_hashes(source)
     report.add(name_findings(result.name_hashes))
     # Genes can be judged without counts, so a file with two faults is told both.
