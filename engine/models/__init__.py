@@ -50,7 +50,8 @@ def load(directory: Path | str, *, precision: Precision = "fp32") -> Encoder:
     if (directory / "cfg.json").is_file():
         raise ModelError(f"{directory}: this is a sparse autoencoder (cfg.json), where an encoder is needed")
     raise ModelError(
-        f"{directory}: not an encoder directory; expected model_config.yml (Tahoe-x1) or config.json (Geneformer)"
+        f"{directory}: not an encoder directory; expected model_config.yml (Tahoe-x1) or config.json "
+        "(Geneformer)"
     )
 
 

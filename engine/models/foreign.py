@@ -39,12 +39,13 @@ def load_tensors(path: Path, inside: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The tensors of a checkpoint written by torch.save, by name; only these are read from the file.
 
     inside: keys that lead to the state dict, e.g. ("state", "model") for a Composer checkpoint.
-    Raises UnsafePickle when the pickle names something a checkpoint has no reason to, ModelError when the file
-    is not a torch.save archive or holds no tensors there.
+    Raises UnsafePickle when the pickle names something a checkpoint has no reason to, ModelError when the
+    file is not a torch.save archive or holds no tensors there.
     """
     if not zipfile.is_zipfile(path):
         raise ModelError(
-            f"{path}: not a torch.save archive (torch >= 1.6 writes zip files); re-save it or give model.safetensors"
+            f"{path}: not a torch.save archive (torch >= 1.6 writes zip files); re-save it "
+            "with a newer torch or give model.safetensors"
         )
     with zipfile.ZipFile(path) as archive:
         listing = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
@@ -109,7 +110,7 @@ class _Dtype:
         dtype = np.dtype(self.code)
         if dtype.kind not in "biuf":
             raise pickle.UnpicklingError(f"a numpy scalar of type {self.code!r} is not a number")
-        return dtype.newbyteorder(self.order) if self.order in "<>" else dtype
+        return dtype.newbyteorder(">") if self.order == ">" else dtype
 
 
 def _numpy_scalar(dtype: _Dtype, raw: bytes) -> int | float | bool:
@@ -161,7 +162,18 @@ _STORAGE_DTYPES = {
 # Composer's checkpoint also pickles the trainer's state. Objects of these packages become _Inert: their
 # classes are never imported and nothing of theirs is called, so loading the tensors beside them is safe.
 _INERT_PACKAGES = frozenset(
-    "torch composer llmfoundry tahoe_x1 mosaic_fm streaming torchmetrics omegaconf transformers numpy".split()
+    {
+        "composer",
+        "llmfoundry",
+        "mosaic_fm",
+        "numpy",
+        "omegaconf",
+        "streaming",
+        "tahoe_x1",
+        "torch",
+        "torchmetrics",
+        "transformers",
+    }
 )
 _INERT_NAMES = frozenset(
     {

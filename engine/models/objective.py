@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Loss(NamedTuple):
-    """loss: scalar to differentiate. metrics: detached scalars by name, to be averaged over ranks and steps."""
+    """loss: scalar to differentiate. metrics: detached scalars by name, to be averaged over ranks."""
 
     loss: Tensor
     metrics: dict[str, Tensor]

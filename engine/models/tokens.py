@@ -2,6 +2,7 @@
 
 Legend: T packed tokens, C cells, C1 cells + 1.
 """
+# ruff: noqa: N802, N815 - shape suffixes are capitals on attributes too
 
 from __future__ import annotations
 
@@ -181,7 +182,7 @@ class LengthGroup:
 
 
 class CellLayout:
-    """Where each cell's tokens lie in the packed axis, in the forms that kernels want; built once per batch."""
+    """Where each cell's tokens lie in the packed axis, in the forms that kernels want; one per batch."""
 
     def __init__(self, offsets: npt.NDArray[np.int64], device: torch.device) -> None:
         self.offsets = offsets

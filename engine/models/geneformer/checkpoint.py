@@ -24,7 +24,7 @@ from engine.models.geneformer.model import GeneformerEncoder
 from engine.models.geneformer.tokenise import GeneformerTokeniser
 from engine.models.layers.precision import set_precision
 
-# Official key -> our key. {} is a layer number; an entry that is not a whole key stands for .weight and .bias.
+# Official key -> our key, without the closing .weight or .bias. {} is a layer number.
 KEYS = {
     "bert.embeddings.word_embeddings": "embeddings.words",
     "bert.embeddings.position_embeddings": "embeddings.positions",
@@ -133,7 +133,8 @@ def _fill(encoder: GeneformerEncoder, weights: dict[str, Tensor], directory: Pat
     wrong = [name for name in wanted if name in weights and wanted[name].shape != weights[name].shape]
     if missing or surplus or wrong:
         raise ModelError(
-            f"{directory}: the weights do not fit config.json: missing {missing[:5]}, not in the model {surplus[:5]}, "
+            f"{directory}: the weights do not fit config.json: missing {missing[:5]}, "
+            f"not in the model {surplus[:5]}, "
             f"other shape {[f'{official_key(name)} {tuple(weights[name].shape)}' for name in wrong[:5]]}"
         )
     encoder.load_state_dict({name: weights[name].float() for name in wanted}, assign=True)

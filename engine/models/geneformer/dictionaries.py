@@ -18,13 +18,14 @@ from engine.models.foreign import load_dictionary
 
 # Our own JSON first: a directory that `save` wrote over a download holds the newer dictionaries there.
 SUFFIXES = (".json", ".parquet", ".pkl", ".pickle")
-# Official names: token_dictionary_gc95M.pkl, gene_median_dictionary_gc30M.pkl, ensembl_mapping_dict_gc104M.pkl.
+# Official names: token_dictionary_gc95M.pkl, gene_median_dictionary_gc30M.pkl,
+# ensembl_mapping_dict_gc104M.pkl.
 TOKENS, MEDIANS, MAPPING = "token_dictionary", "gene_median", "ensembl_mapping"
 
 
 @dataclass(frozen=True)
 class Dictionaries:
-    """tokens: gene or special token -> id. medians: gene -> non-zero median. mapping: any id -> Ensembl id."""
+    """tokens: gene or special -> token id. medians: gene -> non-zero median. mapping: alias -> gene."""
 
     tokens: dict[str, int]
     medians: dict[str, float]
@@ -37,8 +38,8 @@ def read_dictionaries(directory: Path) -> Dictionaries:
     for name in (TOKENS, MEDIANS):
         if found[name] is None:
             raise ModelError(
-                f"{directory}: {name}*.json, .parquet or .pkl is missing; put the dictionary that belongs to the model "
-                "beside config.json"
+                f"{directory}: {name}*.json, .parquet or .pkl is missing; put the dictionary that belongs to "
+                "the model beside config.json"
             )
     raw = {name: _read(path) if path else {} for name, path in found.items()}
     try:
@@ -56,8 +57,8 @@ def _find(directory: Path, name: str) -> Path | None:
         found = sorted(path for path in directory.glob(f"{name}*") if path.suffix == suffix)
         if len(found) > 1:
             raise ModelError(
-                f"{directory}: {' and '.join(path.name for path in found)} are both there; keep the one that belongs "
-                "to the model"
+                f"{directory}: {' and '.join(path.name for path in found)} are both there; keep the one that "
+                "belongs to the model"
             )
         if found:
             return found[0]

@@ -19,7 +19,7 @@ MASKED, REPLACED = 0.8, 0.1
 
 
 class TrainingModule(nn.Module):
-    """The encoder with its loss; `forward` is all a training loop calls (ZeRO-3 gathers weights around it)."""
+    """The encoder with its loss; a training loop calls `forward` alone (ZeRO-3 gathers weights there)."""
 
     def __init__(self, encoder: GeneformerEncoder, mask_probability: float = 0.15) -> None:
         super().__init__()

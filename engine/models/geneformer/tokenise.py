@@ -1,7 +1,7 @@
 """Counts to Geneformer tokens: a cell's genes by falling count/median (rank value encoding).
 
-Genes of equal value are ordered by token id. The original leaves that order to an unstable sort, whose outcome
-depends on the CPU; everything else is identical to it.
+Genes of equal value are ordered by token id. The original leaves that order to an unstable sort, whose
+outcome depends on the CPU; everything else is identical to it.
 Legend: T tokens or entries of all cells, C cells, V vocabulary.
 """
 
@@ -95,7 +95,7 @@ class GeneformerTokeniser:
     def _genes(
         self, indptr: IntArray, indices: IntArray, counts: npt.NDArray[Any], match: GeneMatch
     ) -> tuple[IntArray, npt.NDArray[np.float64], IntArray]:
-        """Token id, count (> 0) and cell of every expressed gene, cell by cell; columns of one gene summed."""
+        """Token id, count (> 0) and cell of each expressed gene, cell by cell; columns of one gene summed."""
         if match.duplicates:
             shape = (len(indptr) - 1, match.n_columns)
             known = np.flatnonzero(match.column_to_token >= 0)

@@ -5,6 +5,8 @@ Legend: T packed tokens, N heads, H head width, G cells of one group, L their le
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,16 +30,15 @@ def attend(
 ) -> Tensor:
     """Softmax attention (scale 1/sqrt(H)) of every token over the tokens of its own cell -> o_TNH.
 
-    isolated_T (bool): these tokens are seen by nobody but themselves, though they see all others: the mask
-    under which Tahoe-x1 70M and 1.3B were trained (their generative tokens).
+    isolated_T (bool): such a token is seen by itself alone and sees, beside itself, only tokens that are not
+    isolated: the mask under which Tahoe-x1 70M and 1.3B were trained, with their generative tokens.
     dropout: probability of dropping an attention weight, for training.
     """
-    if isolated_T is None and dropout == 0.0 and _kernel_takes(q_TNH):
-        return varlen_attn(
-            q_TNH, k_TNH, v_TNH, layout.offsets_C1, layout.offsets_C1, layout.longest, layout.longest
-        )
     if not layout.groups:
         return torch.zeros_like(q_TNH)
+    if isolated_T is None and dropout == 0.0 and _kernel_takes(q_TNH):
+        at, longest = layout.offsets_C1, layout.longest
+        return cast(Tensor, varlen_attn(q_TNH, k_TNH, v_TNH, at, at, longest, longest))
     parts = [
         _attend_group(q_TNH, k_TNH, v_TNH, group, isolated_T=isolated_T, dropout=dropout)
         for group in layout.groups
@@ -64,7 +65,7 @@ def _attend_group(
     dropout: float,
 ) -> Tensor:
     shape = (group.n_cells, group.length)
-    q, k, v = (x[group.rows].unflatten(0, shape).transpose(1, 2) for x in (q_TNH, k_TNH, v_TNH))
+    q, k, v = (x[group.rows].view(*shape, *x.shape[1:]).transpose(1, 2) for x in (q_TNH, k_TNH, v_TNH))
     allowed = None
     if isolated_T is not None:
         isolated_GL = isolated_T[group.rows].view(shape)

@@ -1,4 +1,4 @@
-"""SAELens directories: cfg.json and sae_weights.safetensors. Keys are SAELens' own, so there is no key table."""
+"""SAELens directories: cfg.json and sae_weights.safetensors. Keys are SAELens' own: no key table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
 
 def load(directory: Path | str) -> SAE:
-    """The autoencoder of a SAELens directory (or ours), in eval mode on the CPU, in the dtype it was saved in.
+    """The autoencoder of a SAELens directory (or ours), in eval mode on the CPU, in its own dtype.
 
     Training checkpoints of BatchTopK and Matryoshka become the JumpReLU autoencoder they export to.
     Raises ModelError for a missing file, key or unsupported architecture, naming it.
@@ -29,8 +29,8 @@ def load(directory: Path | str) -> SAE:
     config = from_json(raw)
     if config.normalize_activations == "expected_average_only_in":
         warnings.warn(
-            f"{directory}: normalize_activations is expected_average_only_in, so the scale of the inputs was not folded "
-            "into the weights; feed activations scaled as in training",
+            f"{directory}: normalize_activations is expected_average_only_in, so the scale of the inputs was not "
+            "folded into the weights; feed activations scaled as in training",
             stacklevel=2,
         )
     if not (directory / WEIGHTS).is_file():

@@ -42,8 +42,8 @@ class SAEConfig:
             )
         if self.normalize_activations not in NORMALISATIONS:
             raise ModelError(
-                f"cfg.json: normalize_activations {self.normalize_activations!r} is not supported; supported are "
-                f"{', '.join(NORMALISATIONS)}. Fold it into the weights before export"
+                f"cfg.json: normalize_activations {self.normalize_activations!r} is not supported; "
+                f"supported are {', '.join(NORMALISATIONS)}. Fold it into the weights before export"
             )
         if self.architecture == "topk" and not (self.k and 0 < self.k <= self.d_sae):
             raise ModelError(

@@ -64,7 +64,7 @@ class SAE(nn.Module):
         return self.decode(self.encode(x_BD), x_BD)
 
     def encode(self, x_BD: Tensor) -> Tensor:
-        """Feature activations, dense float32 a_BF >= 0. Computed in the weights' dtype; x may be any float."""
+        """Feature activations, dense float32 a_BF >= 0, computed in the weights' dtype from any float x."""
         x_BD = self.centred(x_BD)
         if self.config.architecture == "topk":
             index_BK, value_BK = self.top_features(self.pre_activations(x_BD))
@@ -94,7 +94,7 @@ class SAE(nn.Module):
         return r_BD if scale_B1 is None else r_BD * scale_B1.float() + shift_B1.float()
 
     def centred(self, x_BD: Tensor) -> Tensor:
-        """The encoder's input: in the weights' dtype, normalised if the configuration says so, minus b_dec."""
+        """The encoder's input: in the weights' dtype, normalised if configured so, minus b_dec."""
         x_BD = x_BD.to(self.W_enc.dtype)
         scale_B1, shift_B1 = self._normaliser(x_BD)
         if scale_B1 is not None:
@@ -158,7 +158,8 @@ def fold_input_scaling(sae: SAE, mean_D: Tensor, scale: float) -> SAE:
     """
     if sae.config.normalize_activations != "none":
         raise ModelError(
-            f"normalize_activations is {sae.config.normalize_activations}; it cannot be combined with a mean and scale"
+            f"normalize_activations is {sae.config.normalize_activations}; it cannot be combined with a mean "
+            "and scale"
         )
     folded = _copy(sae)
     mean_D = mean_D.to(folded.b_dec)

@@ -1,6 +1,6 @@
 """The TopK training objective: reconstruct, and let dead features explain what is left.
 
-Source: Gao et al. 2024 (arXiv 2406.04093), with the scale of SAELens 6.54: AuxK is not divided by the variance.
+Source: Gao et al. 2024 (arXiv 2406.04093), scaled as in SAELens 6.54: AuxK is not divided by the variance.
 Legend: B tokens of a batch, D input width, F features, K active features.
 """
 
@@ -17,11 +17,11 @@ from engine.models.sae.model import SAE
 
 
 class SparseLoss(NamedTuple):
-    """loss: scalar to differentiate. metrics: detached scalars by name. fired_F: features active in the batch."""
+    """loss: scalar to differentiate. metrics: detached scalars by name. fired_F (bool): active features."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
-    fired_F: Tensor
+    fired_F: Tensor  # noqa: N815 - tensor names carry shape suffixes
 
 
 class TrainingModule(nn.Module):
@@ -37,9 +37,9 @@ class TrainingModule(nn.Module):
         self.aux_coefficient = aux_coefficient
 
     def forward(self, x_BD: Tensor, dead_F: Tensor | None = None) -> SparseLoss:
-        """Loss of a batch: squared error summed over D, mean over B, plus AuxK over the features in dead_F (bool).
+        """Loss of a batch: squared error summed over D, mean over B, plus AuxK over the features of dead_F.
 
-        Metrics: mse, aux, fvu (unexplained variance around the batch's mean), l0.
+        dead_F: bool; None counts no feature as dead. Metrics: mse, aux, fvu (unexplained variance around the batch's mean), l0.
         """
         sae, x_BD = self.sae, x_BD.to(self.sae.W_enc.dtype)
         h_BF = sae.pre_activations(sae.centred(x_BD))
@@ -75,7 +75,7 @@ class TrainingModule(nn.Module):
         return self.aux_coefficient * min(n_dead / full, 1.0) * error_BD.pow(2).sum(-1).mean()
 
     def _decode(self, index_BK: Tensor, value_BK: Tensor) -> Tensor:
-        """Sum of the active features' decoder rows, without bias; rows of inactive features are never touched."""
+        """Sum of the active features' decoder rows, without bias; other rows are never touched."""
         W_dec = self.sae.W_dec
         if self.sae.config.rescale_acts_by_decoder_norm:
             value_BK = value_BK * (1 / W_dec.norm(dim=-1))[index_BK]

@@ -23,8 +23,8 @@ def bin_values(
     """Bin of every value within its cell.
 
     values_T: float32, the cells' values one cell after the other; lengths: values per cell.
-    Returns float32: 1..n_bins-1 (right=True: 0 for zeros, else 1..n_bins-1). Zeros are left out of the quantiles; they get
-    bin 1, or 0 with right=True. A cell without any non-zero value has no quantiles and gets the same.
+    Returns float32 bins from 1 to n_bins - 1. Zeros are left out of the quantiles; they get bin 1, or 0 with
+    right=True, also in a cell that holds nothing else.
     """
     bins_T = np.zeros(len(values_T), np.float32)
     nonzero_T = np.flatnonzero(values_T != 0)
@@ -53,7 +53,7 @@ def log_values(values_T: FloatArray, lengths: IntArray, target_sum: float) -> Fl
 
 
 def _quantiles(sorted_T: FloatArray, n_C: IntArray, n_edges: int) -> FloatArray:
-    """torch.quantile(values, linspace(0, 1, n_edges)) of each cell's sorted values, in its float32 arithmetic."""
+    """torch.quantile(values, linspace(0, 1, n_edges)) of each cell's sorted values, in float32 as there."""
     # torch's own linspace: numpy's differs from it in the last bit.
     at_E = torch.linspace(0, 1, n_edges, dtype=torch.float32).numpy()
     rank_CE = at_E * (n_C - 1).astype(np.float32)[:, None]

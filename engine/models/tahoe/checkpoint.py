@@ -19,11 +19,11 @@ from engine.models.encoder import Precision
 from engine.models.errors import ModelError
 from engine.models.foreign import load_tensors
 from engine.models.layers.precision import set_precision
-from engine.models.tahoe.config import ChemicalConfig, TahoeConfig, collator_from_yaml, from_yaml, to_yaml
+from engine.models.tahoe.config import ChemicalConfig, collator_from_yaml, from_yaml, to_yaml
 from engine.models.tahoe.model import TahoeEncoder
 from engine.models.tahoe.tokenise import TahoeTokeniser
 
-# Official key -> our key. {} is a layer number; every entry stands for its .weight and, if it has one, its .bias.
+# Official key -> our key, without the closing .weight or .bias. {} is a layer number.
 KEYS = {
     "model.gene_encoder.embedding": "genes.table",
     "model.gene_encoder.enc_norm": "genes.norm",
@@ -140,7 +140,8 @@ def _fill(encoder: TahoeEncoder, weights: dict[str, Tensor], directory: Path) ->
     missing = [official_key(name) for name in wanted if name not in ours]
     if unknown or missing:
         raise ModelError(
-            f"{directory}: the weights do not fit model_config.yml: missing {missing[:5]}, unknown {unknown[:5]}"
+            f"{directory}: the weights do not fit model_config.yml: missing {missing[:5]}, "
+            f"unknown {unknown[:5]}"
         )
     # A drug encoder that was not asked for is the one thing that may be left over.
     surplus = [name for name in ours if name and name not in wanted and not name.startswith("drugs.")]
@@ -160,8 +161,8 @@ def _require_rows(tokeniser: TahoeTokeniser, n_rows: int, directory: Path) -> No
     ]
     if beyond:
         raise ModelError(
-            f"{directory}: vocab.json names {len(beyond)} genes ({beyond[0]}, ...) beyond the {n_rows} rows of the "
-            "embedding table; vocab.json belongs to another model"
+            f"{directory}: vocab.json names {len(beyond)} genes ({beyond[0]}, ...) beyond the {n_rows} rows "
+            "of the embedding table; it belongs to another model"
         )
 
 
@@ -180,7 +181,7 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
 
 
 def _read_drugs(directory: Path, collator_yaml: dict[str, Any]) -> dict[str, int]:
-    """Drug name -> row of the drug table, from the file that collator_config.yml names, looked for beside it."""
+    """Drug name -> row of the drug table, from the file that collator_config.yml names, beside it."""
     local = (collator_yaml.get("drug_to_id_path") or {}).get("local", "drug_to_id_pad.json")
     return _read_json(directory / Path(local).name)
 

@@ -1,7 +1,7 @@
 """Sizes and options of a Tahoe-x1 model, as its two yaml files give them, with the defaults of the original.
 
-Source of keys and defaults: tahoe_x1 1.0.0 (model_config.yml, collator_config.yml). Keys the original reads but
-does not act on (`kv_nheads`, `qk_ln`, `clip_qkv`, `softmax_scale`, `attn_pdrop`, `data_style`, ...) are ignored.
+Source of keys and defaults: tahoe_x1 1.0.0. Keys that the original reads without acting on them are ignored:
+`kv_nheads`, `qk_ln`, `clip_qkv`, `softmax_scale`, `attn_pdrop`, `data_style`, ...
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class CollatorConfig:
     do_binning: bool = True
     log_transform: bool = False
     target_sum: float = 10_000.0
-    # The first tokens of a cell keep their value: <cls>, and <drug> where there is one. The 3B model says 2 even
-    # when its <drug> token is left out, so its first gene then keeps its raw count (as the original does).
+    # The first tokens of a cell keep their value: <cls>, and <drug> where there is one. The 3B model says 2
+    # even when its <drug> token is left out, so its first gene then keeps its raw count, as in the original.
     keep_first_n_tokens: int = 1
     max_length: int = 1024
     sampling: bool = True
@@ -118,10 +118,12 @@ def from_yaml(
     _require(norm, "norm_type", "layernorm", "low_precision_layernorm")
     if gene.get("embeddings"):
         raise ModelError("model_config.yml: gene_encoder.embeddings (extra gene embeddings) is not supported")
-    sizes = _required(model, "d_model", "n_layers", "n_heads")
+    d_model, n_layers, n_heads = _required(model, "d_model", "n_layers", "n_heads")
     return TahoeConfig(
         vocab_size=vocab_size,
-        **sizes,
+        d_model=d_model,
+        n_layers=n_layers,
+        n_heads=n_heads,
         expansion_ratio=model.get("expansion_ratio", 4),
         transformer_activation=model.get("transformer_activation", "gelu"),
         norm_scheme=model.get("norm_scheme", "pre"),
@@ -198,12 +200,12 @@ def to_yaml(config: TahoeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 def _require(section: Mapping[str, Any], key: str, *allowed: Any) -> None:
     if section.get(key, allowed[0]) not in allowed:
         raise ModelError(
-            f"model_config.yml: {key} is {section[key]!r}; only {' or '.join(map(repr, allowed))} is supported"
+            f"model_config.yml: {key} is {section[key]!r}; supported: {', '.join(map(repr, allowed))}"
         )
 
 
-def _required(model: Mapping[str, Any], *keys: str) -> dict[str, int]:
+def _required(model: Mapping[str, Any], *keys: str) -> list[int]:
     missing = [key for key in keys if key not in model]
     if missing:
         raise ModelError(f"model_config.yml: {', '.join(missing)} is missing; is this a Tahoe-x1 directory?")
-    return {key: int(model[key]) for key in keys}
+    return [int(model[key]) for key in keys]

@@ -1,6 +1,6 @@
 """The Tahoe-x1 architecture over packed tokens.
 
-Source: tahoe_x1 1.0.0 (forward pass in eval mode); tests/parity/test_tahoe.py holds it to the original's numbers.
+Source: tahoe_x1 1.0.0 (forward pass in eval mode); tests/parity/test_tahoe.py compares the numbers.
 Legend: T packed tokens, D width, F feed-forward width, N heads, H head width, C cells, V vocabulary.
 """
 
@@ -146,7 +146,7 @@ class ExpressionHead(nn.Module):
 
 
 class CellHead(nn.Module):
-    """State of a cell and a gene's embedding -> the gene's predicted bin in that cell (`mvc` in the original)."""
+    """State of a cell and embedding of a gene -> the gene's predicted bin there (`mvc` in the original)."""
 
     def __init__(self, config: TahoeConfig) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class CellHead(nn.Module):
         self.project = Linear(config.d_model, config.d_model, bias=False)
 
     def forward(self, g_TD: Tensor, cell_CD: Tensor, cell_T: Tensor) -> Tensor:
-        query_TD = self.project(self.activation(self.query(g_TD))).float()
+        query_TD: Tensor = self.project(self.activation(self.query(g_TD))).float()
         return (query_TD * cell_CD.float()[cell_T]).sum(1) * self.scale
 
 
@@ -215,11 +215,11 @@ class TahoeEncoder(Encoder):
     def _with_values(
         self, g_TD: Tensor, tokens: PackedTokens, generative_T: Tensor | None, drug_C: Tensor | None
     ) -> Tensor:
-        v_TD = self.values(tokens.values_T)
+        v_TD: Tensor = self.values(tokens.values_T)
         if generative_T is not None:
             flag_1D = self.flag(torch.ones(1, dtype=torch.long, device=g_TD.device))
             v_TD = torch.where(generative_T[:, None], flag_1D.to(v_TD.dtype), v_TD)
-        x_TD = g_TD + v_TD
+        x_TD: Tensor = g_TD + v_TD
         if self.drugs is None:
             if drug_C is not None:
                 raise ModelError("drug ids were given, but the model was loaded without its drug token")

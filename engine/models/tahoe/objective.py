@@ -16,7 +16,7 @@ from engine.models.tokens import PackedTokens, Tokens
 
 
 class TrainingModule(nn.Module):
-    """The encoder with its loss; `forward` is all a training loop calls (ZeRO-3 gathers weights around it)."""
+    """The encoder with its loss; a training loop calls `forward` alone (ZeRO-3 gathers weights there)."""
 
     def __init__(self, encoder: TahoeEncoder) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class TrainingModule(nn.Module):
         }
 
     def forward(self, batch: dict[str, Tensor]) -> Loss:
-        """Loss of a batch from `mask`. Metrics: mse, mvc_mse, baseline_mse (always saying the batch's mean)."""
+        """Loss of a batch from `mask`. Metrics: mse, mvc_mse, baseline_mse (of always saying the mean)."""
         tokens = PackedTokens.from_tensors(batch["ids_T"], batch["values_T"], batch["offsets"])
         generative_T, targets_T = batch["generative_T"], batch["targets_T"]
         out = self.encoder(

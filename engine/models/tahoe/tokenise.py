@@ -148,7 +148,7 @@ def _shortened(tokens: Tokens, limit: int, n_kept: int, seed: int, global_C: Int
 
 
 def _random_keys(seed: int, cell_T: IntArray, position_T: IntArray) -> npt.NDArray[np.uint64]:
-    """A well mixed 64-bit number for each (seed, cell, position): splitmix64 (Steele et al. 2014), chained."""
+    """A well mixed 64-bit number for each (seed, cell, position): chained splitmix64 (Steele et al. 2014)."""
     key = np.full(len(cell_T), seed & 0xFFFFFFFFFFFFFFFF, np.uint64)
     for part in (cell_T, position_T):
         key = (key ^ part.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
