@@ -2,7 +2,8 @@
 
 from engine.models.geneformer.checkpoint import load, save
 from engine.models.geneformer.config import PRESETS, GeneformerConfig
-from engine.models.geneformer.model import GeneformerEncoder, create
+from engine.models.geneformer.create import create
+from engine.models.geneformer.model import GeneformerEncoder
 from engine.models.geneformer.objective import TrainingModule
 from engine.models.geneformer.tokenise import GeneformerTokeniser
 

@@ -5,7 +5,6 @@ Each comes as JSON, parquet (two columns: key, value) or the official pickle, un
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow.parquet
 
 from engine.models.errors import ModelError
 from engine.models.foreign import load_dictionary
+from engine.models.weights import read_json
 
 # Our own JSON first: a directory that `save` wrote over a download holds the newer dictionaries there.
 SUFFIXES = (".json", ".parquet", ".pkl", ".pickle")
@@ -67,13 +67,7 @@ def _find(directory: Path, name: str) -> Path | None:
 
 def _read(path: Path) -> dict[Any, Any]:
     if path.suffix == ".json":
-        try:
-            found = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path}: not valid JSON ({error})") from error
-        if not isinstance(found, dict):
-            raise ModelError(f"{path}: expected an object, found {type(found).__name__}")
-        return found
+        return read_json(path)
     if path.suffix == ".parquet":
         try:
             table = pyarrow.parquet.read_table(path)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.models.errors import ModelError
 from engine.models.sae.config import TRAINING_FORMS, SAEConfig, from_json, to_json
-from engine.models.sae.model import DTYPES, SAE, fold_decoder_norm
+from engine.models.sae.model import SAE, fold_decoder_norm
+from engine.models.weights import fill, read_json, read_safetensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
@@ -25,24 +25,25 @@ def load(directory: Path | str) -> SAE:
     Raises ModelError for a missing file, key or unsupported architecture, naming it.
     """
     directory = Path(directory)
-    raw = _read_config(directory)
+    raw = read_json(directory / CONFIG)
     config = from_json(raw)
     if config.normalize_activations == "expected_average_only_in":
         warnings.warn(
-            f"{directory}: normalize_activations is expected_average_only_in, so the scale of the inputs was not "
-            "folded into the weights; feed activations scaled as in training",
+            f"{directory}: normalize_activations is expected_average_only_in, so the scale of the inputs was "
+            "not folded into the weights; feed activations scaled as in training",
             stacklevel=2,
         )
     if not (directory / WEIGHTS).is_file():
         raise ModelError(f"{directory}: {WEIGHTS} is missing")
-    weights = dict(load_file(directory / WEIGHTS))
+    weights = read_safetensors(directory / WEIGHTS)
     if raw["architecture"] in TRAINING_FORMS and "topk_threshold" in weights:
         sae = _from_training_form(
             config, weights, rescaled=bool(raw.get("rescale_acts_by_decoder_norm", True))
         )
     else:
-        sae = SAE(config)
-        _fill(sae, weights, directory)
+        with torch.device("meta"):  # the weights bring their own memory
+            sae = SAE(config)
+        fill(sae, weights, str(directory))
     return sae.eval()
 
 
@@ -67,37 +68,8 @@ def _from_training_form(config: SAEConfig, weights: dict[str, Tensor], *, rescal
     """
     threshold = float(weights.pop("topk_threshold"))
     sae = SAE(config)
-    _fill(sae, weights | {"threshold": torch.zeros_like(weights["b_enc"])}, Path("training checkpoint"))
+    fill(sae, weights | {"threshold": torch.zeros_like(weights["b_enc"])}, "BatchTopK training checkpoint")
     sae = fold_decoder_norm(sae) if rescaled else sae
     with torch.no_grad():
         sae.threshold.fill_(threshold)
     return sae
-
-
-def _fill(sae: SAE, weights: dict[str, Tensor], directory: Path) -> None:
-    wanted = sae.state_dict()
-    missing, surplus = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
-    if missing or surplus:
-        raise ModelError(
-            f"{directory}: the weights do not fit architecture {sae.config.architecture}: missing {missing}, "
-            f"not in it {surplus}"
-        )
-    wrong = [name for name in wanted if weights[name].shape != wanted[name].shape]
-    if wrong:
-        shapes = [f"{name} {tuple(weights[name].shape)}" for name in wrong]
-        raise ModelError(f"{directory}: other shapes than d_in and d_sae in {CONFIG} say: {shapes}")
-    dtype = DTYPES[sae.config.dtype]
-    sae.load_state_dict({name: weights[name].to(dtype) for name in wanted}, assign=True)
-    sae.requires_grad_(True)
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    if not (directory / CONFIG).is_file():
-        raise ModelError(f"{directory}: {CONFIG} is missing; this is not a SAELens directory")
-    try:
-        found = json.loads((directory / CONFIG).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{directory / CONFIG}: not valid JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{directory / CONFIG}: expected an object, found {type(found).__name__}")
-    return found

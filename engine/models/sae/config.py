@@ -62,6 +62,8 @@ def from_json(config: Mapping[str, Any]) -> SAEConfig:
     known["dtype"] = str(known.get("dtype", "float32")).removeprefix("torch.")
     if config["architecture"] in TRAINING_FORMS:
         known["architecture"] = "jumprelu"
+        known.pop("k", None)
+        known.pop("rescale_acts_by_decoder_norm", None)
     return SAEConfig(**known)
 
 

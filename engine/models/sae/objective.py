@@ -39,7 +39,8 @@ class TrainingModule(nn.Module):
     def forward(self, x_BD: Tensor, dead_F: Tensor | None = None) -> SparseLoss:
         """Loss of a batch: squared error summed over D, mean over B, plus AuxK over the features of dead_F.
 
-        dead_F: bool; None counts no feature as dead. Metrics: mse, aux, fvu (unexplained variance around the batch's mean), l0.
+        dead_F: bool; None counts no feature as dead. Metrics: mse, aux, l0 and fvu (variance unexplained,
+        around the batch's mean).
         """
         sae, x_BD = self.sae, x_BD.to(self.sae.W_enc.dtype)
         h_BF = sae.pre_activations(sae.centred(x_BD))

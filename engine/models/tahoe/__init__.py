@@ -2,7 +2,8 @@
 
 from engine.models.tahoe.checkpoint import load, save
 from engine.models.tahoe.config import PRESETS, TahoeConfig
-from engine.models.tahoe.model import TahoeEncoder, create
+from engine.models.tahoe.create import create
+from engine.models.tahoe.model import TahoeEncoder
 from engine.models.tahoe.objective import TrainingModule
 from engine.models.tahoe.tokenise import TahoeTokeniser
 

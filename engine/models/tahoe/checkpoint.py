@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.models.encoder import Precision
@@ -22,34 +22,35 @@ from engine.models.layers.precision import set_precision
 from engine.models.tahoe.config import ChemicalConfig, collator_from_yaml, from_yaml, to_yaml
 from engine.models.tahoe.model import TahoeEncoder
 from engine.models.tahoe.tokenise import TahoeTokeniser
+from engine.models.weights import KeyTable, fill, read_json, read_safetensors
 
 # Official key -> our key, without the closing .weight or .bias. {} is a layer number.
-KEYS = {
-    "model.gene_encoder.embedding": "genes.table",
-    "model.gene_encoder.enc_norm": "genes.norm",
-    "model.flag_encoder": "flag",
-    "model.expression_encoder.linear1": "values.linear1",
-    "model.expression_encoder.linear2": "values.linear2",
-    "model.expression_encoder.norm": "values.norm",
-    "model.chem_encoder.embedding": "drugs.table",
-    "model.chem_encoder.fc": "drugs.linear1",
-    "model.chem_encoder.proj": "drugs.linear2",
-    "model.chem_encoder.norm": "drugs.norm",
-    "model.transformer_encoder.layers.{}.self_attn.Wqkv": "blocks.{}.attention.qkv",
-    "model.transformer_encoder.layers.{}.self_attn.out_proj": "blocks.{}.attention.out",
-    "model.transformer_encoder.layers.{}.up_proj": "blocks.{}.ffn.up",
-    "model.transformer_encoder.layers.{}.gate_proj": "blocks.{}.ffn.gate",
-    "model.transformer_encoder.layers.{}.down_proj": "blocks.{}.ffn.down",
-    "model.transformer_encoder.layers.{}.norm1": "blocks.{}.norm1",
-    "model.transformer_encoder.layers.{}.norm2": "blocks.{}.norm2",
-    "model.transformer_encoder.norm": "final_norm",
-    "model.expression_decoder.linear_layers.{}": "expression_head.hidden.{}",
-    "model.expression_decoder.out_proj": "expression_head.out",
-    "model.mvc_decoder.gene2query": "cell_head.query",
-    "model.mvc_decoder.W": "cell_head.project",
-}
-OURS_TO_OFFICIAL = {ours: official for official, ours in KEYS.items()}
-LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+KEYS = KeyTable(
+    {
+        "model.gene_encoder.embedding": "genes.table",
+        "model.gene_encoder.enc_norm": "genes.norm",
+        "model.flag_encoder": "flag",
+        "model.expression_encoder.linear1": "values.linear1",
+        "model.expression_encoder.linear2": "values.linear2",
+        "model.expression_encoder.norm": "values.norm",
+        "model.chem_encoder.embedding": "drugs.table",
+        "model.chem_encoder.fc": "drugs.linear1",
+        "model.chem_encoder.proj": "drugs.linear2",
+        "model.chem_encoder.norm": "drugs.norm",
+        "model.transformer_encoder.layers.{}.self_attn.Wqkv": "blocks.{}.attention.qkv",
+        "model.transformer_encoder.layers.{}.self_attn.out_proj": "blocks.{}.attention.out",
+        "model.transformer_encoder.layers.{}.up_proj": "blocks.{}.ffn.up",
+        "model.transformer_encoder.layers.{}.gate_proj": "blocks.{}.ffn.gate",
+        "model.transformer_encoder.layers.{}.down_proj": "blocks.{}.ffn.down",
+        "model.transformer_encoder.layers.{}.norm1": "blocks.{}.norm1",
+        "model.transformer_encoder.layers.{}.norm2": "blocks.{}.norm2",
+        "model.transformer_encoder.norm": "final_norm",
+        "model.expression_decoder.linear_layers.{}": "expression_head.hidden.{}",
+        "model.expression_decoder.out_proj": "expression_head.out",
+        "model.mvc_decoder.gene2query": "cell_head.query",
+        "model.mvc_decoder.W": "cell_head.project",
+    }
+)
 
 
 def load(
@@ -71,7 +72,7 @@ def load(
     model_yaml, collator_yaml = (
         _read_yaml(directory / name) for name in ("model_config.yml", "collator_config.yml")
     )
-    vocabulary = _read_json(directory / "vocab.json")
+    vocabulary = _read_ids(directory / "vocab.json")
     weights = _read_weights(directory)
     table = weights.get("model.gene_encoder.embedding.weight")
     if table is None:
@@ -88,8 +89,9 @@ def load(
     drugs = _read_drugs(directory, collator_yaml) if has_chem else {}
     tokeniser = TahoeTokeniser(vocabulary, collator, drugs)
     _require_rows(tokeniser, len(table), directory)
-    encoder = TahoeEncoder(config, tokeniser)
-    _fill(encoder, weights, directory)
+    with torch.device("meta"):  # the weights bring their own memory
+        encoder = TahoeEncoder(config, tokeniser)
+    fill(encoder, _ours(weights, directory, with_drugs=has_chem), str(directory))
     set_precision(encoder, precision)
     return encoder.eval()
 
@@ -106,53 +108,16 @@ def save(encoder: TahoeEncoder, directory: Path | str) -> None:
     (directory / "model_config.yml").write_text(yaml.safe_dump(model_yaml, sort_keys=False))
     (directory / "collator_config.yml").write_text(yaml.safe_dump(collator_yaml, sort_keys=False))
     (directory / "vocab.json").write_text(json.dumps(tokeniser.vocabulary, indent=2))
-    weights = {
-        official_key(name): tensor.detach().float().cpu().contiguous()
-        for name, tensor in encoder.state_dict().items()
-    }
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    save_file(KEYS.export(encoder), directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def our_key(official: str) -> str | None:
-    """Our name of an official state-dict key; None for one that no released model uses."""
-    return _translate(official, KEYS)
-
-
-def official_key(ours: str) -> str:
-    """Official name of one of our state-dict keys."""
-    found = _translate(ours, OURS_TO_OFFICIAL)
-    if found is None:
-        raise ModelError(f"no official name for {ours}")
-    return found
-
-
-def _translate(key: str, table: dict[str, str]) -> str | None:
-    stem, _, kind = key.rpartition(".")
-    numbers = LAYER_NUMBER.findall(stem)
-    found = table.get(LAYER_NUMBER.sub("{}", stem))
-    return None if found is None else f"{found.format(*numbers)}.{kind}"
-
-
-def _fill(encoder: TahoeEncoder, weights: dict[str, Tensor], directory: Path) -> None:
-    ours = {our_key(name): tensor for name, tensor in weights.items()}
-    unknown = [name for name in weights if our_key(name) is None]
-    wanted = encoder.state_dict()
-    missing = [official_key(name) for name in wanted if name not in ours]
-    if unknown or missing:
-        raise ModelError(
-            f"{directory}: the weights do not fit model_config.yml: missing {missing[:5]}, "
-            f"unknown {unknown[:5]}"
-        )
-    # A drug encoder that was not asked for is the one thing that may be left over.
-    surplus = [name for name in ours if name and name not in wanted and not name.startswith("drugs.")]
-    wrong = [name for name in wanted if wanted[name].shape != ours[name].shape]
-    if surplus or wrong:
-        raise ModelError(
-            f"{directory}: the weights do not fit model_config.yml: not in the model {surplus[:5]}, "
-            f"other shape {[f'{official_key(name)} {tuple(ours[name].shape)}' for name in wrong[:5]]}"
-        )
-    encoder.load_state_dict({name: ours[name].float() for name in wanted}, assign=True)
-    encoder.requires_grad_(True)
+def _ours(weights: dict[str, Tensor], directory: Path, *, with_drugs: bool) -> dict[str, Tensor]:
+    """The weights under our names; those of a drug encoder that was not asked for are left out."""
+    unknown = [name for name in weights if KEYS.ours(name) is None]
+    if unknown:
+        raise ModelError(f"{directory}: the weights hold keys that no Tahoe-x1 model has: {unknown[:5]}")
+    named = {KEYS.ours(name) or "": tensor for name, tensor in weights.items()}
+    return {name: tensor for name, tensor in named.items() if with_drugs or not name.startswith("drugs.")}
 
 
 def _require_rows(tokeniser: TahoeTokeniser, n_rows: int, directory: Path) -> None:
@@ -167,6 +132,8 @@ def _require_rows(tokeniser: TahoeTokeniser, n_rows: int, directory: Path) -> No
 
 
 def _chemical(model_yaml: dict[str, Any], weights: dict[str, Tensor]) -> ChemicalConfig:
+    if "model.chem_encoder.embedding.weight" not in weights:
+        raise ModelError("collator_config.yml has use_chem_token, but the weights hold no drug table")
     n_drugs, n_bits = weights["model.chem_encoder.embedding.weight"].shape
     section = model_yaml.get("chemical_encoder") or {}
     return ChemicalConfig(n_drugs, n_bits, section.get("activation", "gelu"))
@@ -174,7 +141,7 @@ def _chemical(model_yaml: dict[str, Any], weights: dict[str, Tensor]) -> Chemica
 
 def _read_weights(directory: Path) -> dict[str, Tensor]:
     if (directory / "model.safetensors").is_file():
-        return dict(load_file(directory / "model.safetensors"))
+        return read_safetensors(directory / "model.safetensors")
     if (directory / "best-model.pt").is_file():
         return load_tensors(directory / "best-model.pt", inside=("state", "model"))
     raise ModelError(f"{directory}: neither model.safetensors nor best-model.pt is there")
@@ -183,17 +150,12 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
 def _read_drugs(directory: Path, collator_yaml: dict[str, Any]) -> dict[str, int]:
     """Drug name -> row of the drug table, from the file that collator_config.yml names, beside it."""
     local = (collator_yaml.get("drug_to_id_path") or {}).get("local", "drug_to_id_pad.json")
-    return _read_json(directory / Path(local).name)
+    return _read_ids(directory / Path(local).name)
 
 
-def _read_json(path: Path) -> dict[str, int]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ModelError(f"{path.parent}: {path.name} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(found, dict) or not all(isinstance(number, int) for number in found.values()):
+def _read_ids(path: Path) -> dict[str, int]:
+    found = read_json(path)
+    if not all(isinstance(number, int) for number in found.values()):
         raise ModelError(f"{path}: expected an object of name -> integer")
     return found
 

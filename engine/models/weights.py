@@ -1,0 +1,97 @@
+"""What all model directories have in common: key tables, filling a model strictly, reading their JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from engine.models.errors import ModelError
+
+_LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+_SHOWN = 5  # keys listed in an error; a wrong config.json would list them all
+
+
+class KeyTable:
+    """Official state-dict names <-> ours, from a plain table without the closing `.weight` or `.bias`.
+
+    `{}` in the table stands for a layer number.
+    """
+
+    def __init__(self, official_to_ours: Mapping[str, str]) -> None:
+        self._ours = dict(official_to_ours)
+        self._official = {ours: official for official, ours in official_to_ours.items()}
+
+    def ours(self, official: str) -> str | None:
+        """Our name of an official key; None for one without a place in the model."""
+        return _translate(official, self._ours)
+
+    def official(self, ours: str) -> str:
+        """Official name of one of our keys, which all have one."""
+        found = _translate(ours, self._official)
+        if found is None:
+            raise ModelError(f"no official name for {ours}")
+        return found
+
+    def export(self, model: nn.Module) -> dict[str, Tensor]:
+        """The model's weights under official names, float32 on the CPU, ready for safetensors."""
+        return {
+            self.official(name): tensor.detach().float().cpu().contiguous()
+            for name, tensor in model.state_dict().items()
+        }
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Puts weights (our names) into the model without copying; every key must fit.
+
+    source: what the weights and the model's sizes came from, for the error that lists what does not fit.
+    """
+    wanted = model.state_dict()
+    problems = {
+        "missing": [name for name in wanted if name not in weights],
+        "not in the model": [name for name in weights if name not in wanted],
+        "of other shape": [
+            f"{name} {tuple(weights[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in wanted
+            if name in weights and weights[name].shape != wanted[name].shape
+        ],
+    }
+    found = [f"{kind}: {', '.join(names[:_SHOWN])}" for kind, names in problems.items() if names]
+    if found:
+        raise ModelError(f"{source}: the weights do not fit the configuration; {'; '.join(found)}")
+    model.load_state_dict({name: weights[name].to(wanted[name].dtype) for name in wanted}, assign=True)
+    model.requires_grad_(True)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, mapped rather than read where the system can. Raises ModelError if damaged."""
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise ModelError(f"{path}: damaged or not a safetensors file ({error})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ModelError when the file is missing or holds anything else."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{path.parent}: {path.name} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: expected an object, found {type(found).__name__}")
+    return found
+
+
+def _translate(key: str, table: Mapping[str, str]) -> str | None:
+    stem, _, kind = key.rpartition(".")
+    numbers = _LAYER_NUMBER.findall(stem)
+    found = table.get(_LAYER_NUMBER.sub("{}", stem))
+    return None if found is None else f"{found.format(*numbers)}.{kind}"
