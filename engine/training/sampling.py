@@ -6,18 +6,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from storage.cells import CellStore
+from storage.cells import CellRows, CellStore
 
 CellIds = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class CellRows:
-    """Counts of some cells in the order asked: CSR with `indptr` from 0, `indices` columns of the store."""
-
-    indptr: npt.NDArray[np.int64]
-    indices: npt.NDArray[np.int32]
-    counts: npt.NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ def read_cells(store: CellStore, cells: CellIds) -> CellRows:
     lengths = np.diff(block.indptr)[rows]
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     source = np.arange(indptr[-1]) + np.repeat(block.indptr[rows] - indptr[:-1], lengths)
-    return CellRows(indptr, block.indices[source], block.counts[source])
+    return CellRows(indptr, block.indices[source], block.counts[source], store.n_genes)
 
 
 @lru_cache(maxsize=4)
