@@ -1,4 +1,4 @@
-"""In which order the tokens of an activation cache are read: shuffled anew each pass, found at any position."""
+"""In which order the tokens of an activation cache are read: a new shuffle each pass, any position at once."""
 
 from __future__ import annotations
 

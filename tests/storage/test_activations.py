@@ -3,6 +3,7 @@
 import json
 import pickle
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,15 @@ def encode(tokens: TokenActivations, hook: str) -> bytes:
 
 @pytest.fixture
 def cache(place: Location) -> ActivationCache:
+    return write(place)
+
+
+@pytest.fixture
+def local_cache(tmp_path: Path) -> ActivationCache:
+    return write(Location.of(tmp_path))
+
+
+def write(place: Location) -> ActivationCache:
     members = [
         MemberPlan(f"{number:06d}", {"start": number * CELLS, "stop": (number + 1) * CELLS})
         for number in range(4)
@@ -55,7 +65,7 @@ def cache(place: Location) -> ActivationCache:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("n", [0, 1, 20])
-def test_a_shard_opens_with_safetensors(dtype: torch.dtype, n: int, tmp_path) -> None:
+def test_a_shard_opens_with_safetensors(dtype: torch.dtype, n: int, tmp_path: Path) -> None:
     tokens = TokenActivations(*(column[:n] for column in shard(3, HOOKS[0], dtype)))
     content = encode(tokens, "resid_post_0")
     stored = load_safetensors(content)
@@ -150,9 +160,11 @@ def test_a_pass_of_batches_holds_every_token_once(cache: ActivationCache) -> Non
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 5, 38, 100])
-def test_batches_resume_exactly_on_any_number_of_workers(cache: ActivationCache, batch_tokens: int) -> None:
+def test_batches_resume_exactly_on_any_number_of_workers(
+    local_cache: ActivationCache, batch_tokens: int
+) -> None:
     def batches(size: int, start: int, rank: int, world: int, count: int) -> list[TokenActivations]:
-        stream = cache.batches(
+        stream = local_cache.batches(
             HOOKS[1], size, seed=3, start_batch=start, rank=rank, world=world, shards_in_buffer=3
         )
         return list(islice(stream, count))
