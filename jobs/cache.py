@@ -24,6 +24,8 @@ class Options(JobOptions):
     """Keep a random sample of so many tokens of each cell (all of them are encoded). Default: keep all."""
     max_tokens: int | None = None
     """Tokens encoded of a longer cell. Default: the model's own limit."""
+    shard_tokens: int = 262_144
+    """Most tokens of a shard. Smaller ones let more actors share a small store and lose less to a kill."""
     special_tokens: bool = False
     """Keep <cls> and its like too."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
@@ -37,8 +39,9 @@ class Options(JobOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tokens_per_cell is not None and self.tokens_per_cell < 1:
-            raise InputError(f"--tokens-per-cell is {self.tokens_per_cell}; it must be at least 1.")
+        for flag, value in (("tokens-per-cell", self.tokens_per_cell), ("shard-tokens", self.shard_tokens)):
+            if value is not None and value < 1:
+                raise InputError(f"--{flag} is {value}; it must be at least 1.")
 
 
 def run(options: Options) -> Outcome:
@@ -59,6 +62,7 @@ def run(options: Options) -> Outcome:
         tokens_per_cell=options.tokens_per_cell,
         special_tokens=options.special_tokens,
         seed=options.seed,
+        shard_tokens=options.shard_tokens,
         identity={"model": inputs.model.fingerprint, "store": inputs.store.dataset_id},
     )
     recipe = Recipe(inputs.model.token_limit(options.max_tokens), options.compute, options.seed)

@@ -11,7 +11,7 @@ from storage.errors import InputError
 def require_one_device(tensor_parallel: int) -> None:
     if tensor_parallel != 1:
         raise InputError(
-            f"--tensor-parallel {tensor_parallel}: an encoder runs on one device in this version; give 1, and "
+            f"--tensor-parallel {tensor_parallel}: an encoder runs on one device in this version; give 1 and "
             "use --actors for more encoders side by side."
         )
 

@@ -17,8 +17,7 @@ import pyarrow as pa
 import torch
 
 from engine import models
-from engine.models.encoder import Encoder
-from engine.models.tokens import Tokens
+from engine.models import Encoder, Tokens
 from engine.streaming.packing import pack
 from engine.streaming.products import Collector, Member, Product
 from engine.streaming.sink import Encoded

@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from storage.cells import CellStore
-from storage.checkpoints import fingerprint, local_copy
 
 from engine import models
-from engine.models.encoder import Tokeniser, layer_hook
-from engine.models.matching import GeneMatch
+from engine.models import GeneMatch, Tokeniser
+from engine.models.encoder import layer_hook
 from engine.streaming.tokenising import TokeniseMembers
+from storage.checkpoints import fingerprint, local_copy
 from storage.errors import InputError
 
 # Below this share of the store's genes known to the model, something is usually wrong with the ids.
 LOW_MATCH = 0.5
+
+# <cls> and <drug>, or <cls> and <eos>: no encoder puts more special tokens into a cell.
+SPECIAL_PER_CELL = 2
 
 # In `token_classes` of a tokeniser.
 CELL_TOKEN = 1
@@ -25,7 +28,7 @@ CELL_TOKEN = 1
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """An encoder without its weights."""
+    """An encoder without its weights. ranks: most tokens of a cell it can encode, None for any number."""
 
     path: str
     fingerprint: str
@@ -34,6 +37,7 @@ class ModelFacts:
     d_model: int
     n_layers: int
     max_tokens: int
+    ranks: int | None
     default_layer: int
     default_pool: str
 
@@ -50,6 +54,8 @@ class ModelFacts:
             d_model=encoder.d_model,
             n_layers=encoder.n_layers,
             max_tokens=encoder.max_tokens,
+            # Geneformer's table of positions ends there; Tahoe-x1 has none and takes cells of any length.
+            ranks=getattr(encoder.config, "max_tokens", None),
             default_layer=encoder.default_layer,
             default_pool=encoder.default_pool,
         )
@@ -61,8 +67,12 @@ class ModelFacts:
     def token_limit(self, asked: int | None) -> int:
         """Tokens kept of a cell. Raises InputError for a limit that leaves no gene."""
         limit = self.max_tokens if asked is None else asked
-        if limit <= len(self.tokeniser.special_ids):
+        if limit <= SPECIAL_PER_CELL:
             raise InputError(f"--max-tokens {limit}: leaves no room for genes beside the special tokens.")
+        if self.ranks is not None and limit > self.ranks:
+            raise InputError(
+                f"--max-tokens {limit}: {self.path} has positions for {self.ranks} tokens of a cell."
+            )
         return limit
 
     def layer(self, asked: int | None) -> int:
@@ -112,11 +122,6 @@ class Inputs:
         if self.match.fraction >= LOW_MATCH:
             return []
         return [f"few genes of the store are known to the model: {self.match.report()}"]
-
-    @property
-    def n_special(self) -> int:
-        """Most special tokens a cell can have."""
-        return len(self.model.tokeniser.special_ids)
 
     def tokeniser(self, max_tokens: int | None, seed: int) -> TokeniseMembers:
         return TokeniseMembers(self.model.tokeniser, self.match, max_tokens, seed)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import ray_session
-from engine.streaming.inputs import Inputs
+from engine.streaming.inputs import SPECIAL_PER_CELL, Inputs
 from engine.streaming.products import Member, Product, Source
 from engine.streaming.recipe import Recipe, Workers
 from storage.commits import Dataset, Snapshot
@@ -73,7 +73,7 @@ def plan(
 ) -> Dataset:
     """Start the dataset at `output`, or take up the one there. Raises LineageMismatch for another lineage."""
     nnz_per_cell = inputs.store.nnz_per_cell[: inputs.n_cells]
-    members = product.members(nnz_per_cell, recipe.max_tokens, inputs.n_special)
+    members = product.members(nnz_per_cell, recipe.max_tokens, SPECIAL_PER_CELL)
     return Dataset.plan(
         output,
         kind=product.kind,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.streaming.inputs import Inputs
+from engine.streaming.inputs import SPECIAL_PER_CELL, Inputs
 from engine.streaming.products.activations import STORED_AS, ActivationProduct
 from engine.streaming.recipe import Recipe
 from storage.errors import InputError
@@ -30,7 +30,7 @@ class CacheSize:
 
 def cache_size(inputs: Inputs, product: ActivationProduct, recipe: Recipe) -> CacheSize:
     """The planned bound times the share of it that sampled cells really use."""
-    bound = product.bound(inputs.store.nnz_per_cell[: inputs.n_cells], recipe.max_tokens, inputs.n_special)
+    bound = product.bound(inputs.store.nnz_per_cell[: inputs.n_cells], recipe.max_tokens, SPECIAL_PER_CELL)
     tokeniser = inputs.tokeniser(recipe.max_tokens, recipe.seed)
     special_ids = inputs.model.tokeniser.special_ids
     bounded = used = 0

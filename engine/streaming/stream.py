@@ -15,9 +15,10 @@ import torch
 from storage.activations import TokenActivations
 from storage.cells import CellStore
 
-from engine.models.encoder import Encoder
+from engine.models import Encoder
 from engine.streaming.draws import token_draws
 from engine.streaming.encoders import encode_cells
+from engine.streaming.inputs import SPECIAL_PER_CELL
 from engine.streaming.members import members_by_tokens
 from engine.streaming.packing import BATCH_TOKENS
 from engine.streaming.products import Member
@@ -69,9 +70,7 @@ def token_activations(
         identity={},
     )
     tokenise = TokeniseMembers(encoder.tokeniser, match, max_tokens or encoder.max_tokens, seed)
-    bound = product.bound(
-        store.nnz_per_cell[:n_cells], tokenise.max_tokens, len(encoder.tokeniser.special_ids)
-    )
+    bound = product.bound(store.nnz_per_cell[:n_cells], tokenise.max_tokens, SPECIAL_PER_CELL)
     members = [Member.of(member) for member in members_by_tokens(bound, MEMBER_TOKENS)]
     pools = _Pools(store, encoder, product, tokenise, members)
     return pools.batches(batch_tokens, start_batch, rank, world)

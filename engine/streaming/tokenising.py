@@ -8,9 +8,7 @@ import numpy as np
 import pyarrow as pa
 from storage.cells import CellBlock
 
-from engine.models.encoder import Tokeniser
-from engine.models.matching import GeneMatch
-from engine.models.tokens import Tokens
+from engine.models import GeneMatch, Tokeniser, Tokens
 from engine.streaming.products import Member
 from engine.streaming.source import arrays_of, one_row
 
@@ -41,7 +39,7 @@ class TokeniseMembers:
 
     def __call__(self, row: pa.Table) -> pa.Table:
         member, arrays = arrays_of(row)
-        block = CellBlock(member.start, member.stop, arrays["indptr"], arrays["indices"], arrays["counts"])
+        block = CellBlock(**arrays, n_genes=self.match.n_columns, start=member.start, stop=member.stop)
         tokens = self.tokens(block)
         return one_row(member, {"ids": tokens.ids_T, "values": tokens.values_T, "offsets": tokens.offsets})
 

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.models.encoder import Encoder
-from engine.models.tokens import PackedTokens, Tokens
+from engine.models import Encoder, PackedTokens, Tokens
 from engine.streaming.draws import smallest_per_cell, token_draws
 from engine.streaming.members import TOKENS_PER_SHARD, members_by_tokens, token_bound
 from engine.streaming.packing import token_positions
@@ -31,7 +30,8 @@ class ActivationProduct:
     precision: "fp32", "bf16" or "fp16", what is stored. tokens_per_cell: keep a sample of so many tokens of
     each cell; all see the whole cell. special_tokens: keep <cls> and its like too; the cell state they hold
     is no gene's.
-    seed: of the sample, and of the order of tokens within a member. identity: written into every shard.
+    seed: of the sample, and of the order of tokens within a member. identity: written into every
+    shard. shard_tokens: most tokens of a member.
     """
 
     hooks: tuple[str, ...]
@@ -40,6 +40,7 @@ class ActivationProduct:
     special_tokens: bool
     seed: int
     identity: Mapping[str, str]
+    shard_tokens: int = TOKENS_PER_SHARD
 
     kind = "activations"
 
@@ -50,11 +51,11 @@ class ActivationProduct:
             "tokens_per_cell": self.tokens_per_cell,
             "special_tokens": self.special_tokens,
             "seed": self.seed,
-            "tokens_per_shard": TOKENS_PER_SHARD,
+            "shard_tokens": self.shard_tokens,
         }
 
     def members(self, nnz_per_cell: np.ndarray, max_tokens: int | None, n_special: int) -> list[MemberPlan]:
-        return members_by_tokens(self.bound(nnz_per_cell, max_tokens, n_special))
+        return members_by_tokens(self.bound(nnz_per_cell, max_tokens, n_special), self.shard_tokens)
 
     def bound(self, nnz_per_cell: np.ndarray, max_tokens: int | None, n_special: int) -> np.ndarray:
         """Most tokens kept of each cell (`[cells]`)."""

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.models.encoder import Encoder
-from engine.models.tokens import PackedTokens, Tokens
+from engine.models import Encoder, PackedTokens, Tokens
 from engine.streaming.members import cells_per_member, fixed_members
 from engine.streaming.products.product import Member, Source
 from storage import embeddings
@@ -43,7 +42,7 @@ class EmbeddingProduct:
     def finish(self, dataset: Dataset, source: Source) -> Snapshot:
         obs = source.store.obs().iloc[: source.n_cells].copy()
         obs["n_tokens"] = embeddings.read_token_counts(dataset)
-        return embeddings.finish_embeddings(dataset, obs, uns={})
+        return embeddings.finish_embeddings(dataset, obs)
 
 
 class EmbeddingCollector:
@@ -57,8 +56,9 @@ class EmbeddingCollector:
         self.e_CD[cells] = pooled.float().cpu().numpy()
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
-        yield embeddings.chunk_name(self.member.key), embeddings.embedding_chunk(self.e_CD)
-        yield embeddings.token_counts_name(self.member.key), self.n_tokens.tobytes()
+        key = self.member.key
+        yield embeddings.chunk_name(key), embeddings.embedding_chunk(self.e_CD, key, self.member.start)
+        yield embeddings.token_counts_name(key), self.n_tokens.astype("<i4").tobytes()
 
     def facts(self) -> Mapping[str, Any]:
         return {

@@ -17,8 +17,7 @@ import torch
 from safetensors.numpy import load as read_safetensors
 from safetensors.numpy import save as safetensors_bytes
 
-from engine.models.encoder import Encoder
-from engine.models.tokens import PackedTokens, Tokens
+from engine.models import Encoder, PackedTokens, Tokens
 from engine.streaming.members import cells_per_member, fixed_members
 from engine.streaming.products.product import Member, Source
 from storage.commits import Dataset, MemberPlan, Snapshot

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from storage.cells import CellStore
 
-from engine.models.encoder import Encoder, Tokeniser
-from engine.models.tokens import PackedTokens, Tokens
+from engine.models import Encoder, PackedTokens, Tokeniser, Tokens
 from storage.commits import Dataset, MemberPlan, Snapshot
 
 
