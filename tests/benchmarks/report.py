@@ -42,7 +42,8 @@ def machine() -> str:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    return f"{os.cpu_count()} x {model}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} x {model}, {system}"
 
 
 def commit() -> str:
@@ -57,7 +58,9 @@ def page(report: dict) -> str:
         "| {name} | {value:.3g} {unit} | {target} | {ours:.4g} | {theirs} | {theirs_is} |".format(
             **{
                 **figure,
-                "target": "-" if figure["target"] is None else f"{figure['better']} than {figure['target']:g}",
+                "target": "-"
+                if figure["target"] is None
+                else f"{figure['better']} than {figure['target']:g}",
                 "theirs": "-" if figure["theirs"] is None else f"{figure['theirs']:.4g}",
             }
         )
@@ -79,7 +82,9 @@ def page(report: dict) -> str:
     )
 
 
-def main(name: str, about: str, measure: Callable[[Path, bool], list[Figure]], argv: list[str] | None = None) -> int:
+def main(
+    name: str, about: str, measure: Callable[[Path, bool], list[Figure]], argv: list[str] | None = None
+) -> int:
     """Run one benchmark. `measure(scratch, smoke)` returns its figures.
 
     Smoke mode proves that the benchmark runs; it uses small inputs and writes no report.
