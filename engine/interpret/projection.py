@@ -27,7 +27,11 @@ def umap_projection(e_CD: Float32, seed: int = 0) -> Float32:
         # umap says that a seed makes it single-threaded: that is what we ask for.
         warnings.simplefilter("ignore", UserWarning)
         reducer = umap.UMAP(
-            n_neighbors=min(NEIGHBOURS, len(e_CD) - 1), min_dist=0.3, metric="cosine", random_state=seed, n_jobs=1
+            n_neighbors=min(NEIGHBOURS, len(e_CD) - 1),
+            min_dist=0.3,
+            metric="cosine",
+            random_state=seed,
+            n_jobs=1,
         )
         place_C2: Float32 = np.asarray(reducer.fit_transform(e_CD), dtype=np.float32)
     return place_C2
@@ -56,11 +60,11 @@ def majority_share(labels: Sequence[str]) -> float:
 
 
 def expression_components(counts: sparse.csr_matrix, seed: int = 0) -> Float32:
-    """The baseline every embedding should be held against: PCA of log1p(counts per 10,000), float32 [C, P]."""
+    """The baseline to hold any embedding against: PCA of log1p(counts per 10,000), float32 [C, P]."""
     from sklearn.decomposition import PCA
 
     totals_C = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
-    logged = counts.multiply(1e4 / totals_C[:, None]).log1p().toarray()
+    logged = np.log1p(counts.multiply(1e4 / totals_C[:, None]).toarray())
     kept = min(COMPONENTS, min(logged.shape) - 1)
     components: Float32 = PCA(kept, random_state=seed).fit_transform(logged).astype(np.float32)
     return components

@@ -34,7 +34,7 @@ class Names:
 
 
 @dataclass(frozen=True)
-class FeatureTables:
+class Tables:
     """`features` has one row per feature, fired or not; the others hold features that fired."""
 
     features: pd.DataFrame
@@ -43,12 +43,12 @@ class FeatureTables:
     labels: pd.DataFrame
 
 
-def tabulate(state: FeatureState, names: Names, top_genes: int, min_gene_tokens: int = 1) -> FeatureTables:
+def tabulate(state: FeatureState, names: Names, top_genes: int, min_gene_tokens: int = 1) -> Tables:
     """All tables of one pass. `min_gene_tokens`: genes seen on fewer tokens are not ranked (they still
     count)."""
     ranked_genes = gene_table(state, names, top_genes, min_gene_tokens)
     labels = label_table(state, names.labels)
-    return FeatureTables(
+    return Tables(
         features=feature_table(state, ranked_genes, labels),
         top_genes=ranked_genes,
         top_cells=cell_table(state, names),
@@ -140,7 +140,9 @@ def label_table(state: FeatureState, labels: Sequence[str]) -> pd.DataFrame:
             _label_block(first + alive, test.hits_FL[alive], cells_L, test.auroc_FL[alive], test.p_FL[alive])
         )
     table = pd.concat(blocks, ignore_index=True)
-    table["label"] = pd.Categorical.from_codes(table["label"].to_numpy(np.int64), categories=pd.Index(list(labels)))
+    table["label"] = pd.Categorical.from_codes(
+        table["label"].to_numpy(np.int64), categories=pd.Index(list(labels))
+    )
     table["fdr"] = statistics.benjamini_hochberg(table["p_value"].to_numpy())
     table["rank_fdr"] = statistics.benjamini_hochberg(table["rank_p_value"].to_numpy())
     return table[LABEL_COLUMNS]

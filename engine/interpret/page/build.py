@@ -1,4 +1,5 @@
-"""Renders the page: template, style and scripts are files beside this one; the result is one file without links."""
+"""Renders the page: template, style and scripts are files beside this one; the result is one file without
+links."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def render(content: PageContent) -> str:
 
 
 def script_json(value: Any) -> str:
-    """JSON that may stand inside a script element: no character of it can end the element or start a comment."""
+    """JSON that may stand in a script element: no character of it can end the element or start a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from engine.interpret.runs import Float32
-from engine.interpret.tables import FeatureTables
+from engine.interpret.tables import Tables
 
 GENES_SHOWN = 12
 CELLS_SHOWN = 8
@@ -85,7 +85,7 @@ class PageContent:
     label_column: str
     street: tuple[Step, ...]
     cells: CellMap
-    tables: FeatureTables
+    tables: Tables
     peak_CF: Float32
     """Largest activation of each feature in each cell."""
     curves: tuple[Curve, ...]
@@ -121,14 +121,15 @@ def as_json(content: PageContent) -> dict[str, Any]:
 
 
 def byte_levels(peak_CF: Float32) -> bytes:
-    """Activations as one byte each, feature by feature: 0 is silent, 1 to 255 a share of the feature's maximum."""
+    """Activations as one byte each, feature by feature: 0 is silent, 1 to 255 a share of the feature's
+    maximum."""
     largest_F = peak_CF.max(axis=0, initial=0.0)
     share_CF = peak_CF / np.where(largest_F > 0, largest_F, 1.0)
     levels_CF = np.where(peak_CF > 0, 1 + np.rint(share_CF * 254), 0).astype(np.uint8)
     return np.ascontiguousarray(levels_CF.T).tobytes()
 
 
-def feature_entries(tables: FeatureTables, labels: Sequence[str]) -> list[dict[str, Any]]:
+def feature_entries(tables: Tables, labels: Sequence[str]) -> list[dict[str, Any]]:
     """One entry per feature that fired, with its strongest genes, labels and cells."""
     alive = tables.features[tables.features["n_tokens"] > 0]
     genes = _by_feature(tables.top_genes[tables.top_genes["rank"] < GENES_SHOWN])
@@ -138,26 +139,29 @@ def feature_entries(tables: FeatureTables, labels: Sequence[str]) -> list[dict[s
     return [
         {
             "row": row,
-            "feature": int(fact.feature),
-            "density": float(fact.density),
-            "nCells": int(fact.n_cells),
-            "max": _rounded(fact.max_activation),
-            "mean": _rounded(fact.mean_activation),
-            "entropy": round(float(fact.gene_entropy), 2),
-            "genes": [_gene_entry(gene) for gene in _rows(genes, fact.feature)],
-            "labels": _label_entries(by_label.get(fact.feature), number),
-            "cells": [[int(cell.cell), _rounded(cell.max_activation)] for cell in _rows(cells, fact.feature)],
+            "feature": fact["feature"],
+            "density": fact["density"],
+            "nCells": fact["n_cells"],
+            "max": _rounded(fact["max_activation"]),
+            "mean": _rounded(fact["mean_activation"]),
+            "entropy": round(fact["gene_entropy"], 2),
+            "genes": [_gene_entry(gene) for gene in _records(genes.get(fact["feature"]))],
+            "labels": _label_entries(by_label.get(fact["feature"]), number),
+            "cells": [
+                [cell["cell"], _rounded(cell["max_activation"])]
+                for cell in _records(cells.get(fact["feature"]))
+            ],
         }
-        for row, fact in enumerate(alive.itertuples(index=False))
+        for row, fact in enumerate(_records(alive))
     ]
 
 
-def _gene_entry(gene: Any) -> dict[str, Any]:
+def _gene_entry(gene: dict[str, Any]) -> dict[str, Any]:
     return {
-        "name": str(gene.gene_name),
-        "score": _rounded(gene.score),
-        "n": int(gene.n),
-        "of": int(gene.occurrences),
+        "name": gene["gene_name"],
+        "score": _rounded(gene["score"]),
+        "n": gene["n"],
+        "of": gene["occurrences"],
     }
 
 
@@ -169,23 +173,28 @@ def _label_entries(rows: pd.DataFrame | None, number: dict[str, int]) -> list[di
     best, others = rows.iloc[order[:1]], rows.iloc[order[1:]].sort_values("auroc", ascending=False)
     return [
         {
-            "label": number[str(row.label)],
-            "hits": int(row.cells_firing),
-            "of": int(row.cells),
-            "odds": _odds(row.odds_ratio),
-            "fdr": float(f"{row.fdr:.3g}"),
-            "auroc": None if math.isnan(row.auroc) else round(float(row.auroc), 4),
+            "label": number[str(row["label"])],
+            "hits": row["cells_firing"],
+            "of": row["cells"],
+            "odds": _odds(row["odds_ratio"]),
+            "fdr": float(f"{row['fdr']:.3g}"),
+            "auroc": None if math.isnan(row["auroc"]) else round(row["auroc"], 4),
         }
-        for row in pd.concat([best, others]).head(LABELS_SHOWN).itertuples(index=False)
+        for row in _records(pd.concat([best, others]).head(LABELS_SHOWN))
     ]
 
 
-def _by_feature(table: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    return {int(feature): rows for feature, rows in table.groupby("feature", sort=False)}
+def _by_feature(table: pd.DataFrame) -> dict[Any, pd.DataFrame]:
+    return dict(iter(table.groupby("feature", sort=False)))
 
 
-def _rows(tables: dict[int, pd.DataFrame], feature: int) -> Any:
-    return tables[feature].itertuples(index=False) if feature in tables else ()
+def _records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Rows as plain Python values."""
+    return (
+        []
+        if table is None
+        else [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    )
 
 
 def _rounded(number: float) -> float:

@@ -1,0 +1,155 @@
+"""What a feature pass reads, checked before anything is written: they must all speak of the same activations.
+
+Shape legend: C cells of the store, G token ids.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from engine.interpret.features import NO_LABEL
+from engine.interpret.tables import Names
+from engine.models import sae
+from storage.activations import ActivationCache
+from storage.cells import CellStore
+from storage.checkpoints import fingerprint, local_copy
+from storage.errors import InputError
+
+MAX_LABELS = 1000
+"""More distinct values than this are measurements or names of cells, not labels."""
+
+OUR_HOOK = re.compile(r"embed|final|(resid_pre|attn_out|mlp_out|resid_post)_\d+")
+"""How our encoders name hook points; an autoencoder from elsewhere may use other names."""
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """An obs column as label numbers: `code_C` int32, -1 for cells without a label."""
+
+    name: str
+    labels: tuple[str, ...]
+    code_C: npt.NDArray[np.int32]
+
+    @classmethod
+    def read(cls, store: CellStore, name: str) -> LabelColumn:
+        """Raises InputError for a column that is not there or does not hold labels."""
+        if name not in store.obs_columns:
+            raise InputError(
+                f"--label {name}: {store.location} has no such obs column; it has "
+                f"{', '.join(store.obs_columns) or 'none'}."
+            )
+        column = store.obs([name])[name]
+        codes, labels = pd.factorize(column.astype(object).where(column.notna(), None), sort=False)
+        if len(labels) > MAX_LABELS:
+            raise InputError(
+                f"--label {name}: {len(labels):,} different values in {store.location}; a label column has "
+                f"at most {MAX_LABELS:,}. Choose a column of categories such as cell types."
+            )
+        texts = [str(label) for label in labels]
+        order = np.argsort(np.asarray(texts, dtype=object), kind="stable")
+        place = np.empty(len(order) + 1, np.int32)
+        place[order], place[-1] = np.arange(len(order)), NO_LABEL
+        return cls(name, tuple(texts[number] for number in order), place[codes])
+
+
+@dataclass(frozen=True)
+class FeatureInputs:
+    """An autoencoder, the cache it reads at `hook`, the store behind the cache, and labels of the cells."""
+
+    sae_path: str
+    sae_fingerprint: str
+    n_features: int
+    cache: ActivationCache
+    hook: str
+    store: CellStore
+    n_cells: int
+    label: LabelColumn | None
+
+    @classmethod
+    def open(
+        cls,
+        sae_path: str,
+        cache_path: str,
+        cells_path: str,
+        *,
+        hook: str | None = None,
+        label: str | None = None,
+        max_cells: int | None = None,
+    ) -> FeatureInputs:
+        """Raises InputError when the three do not belong together, saying which field differs."""
+        local = local_copy(sae_path)
+        config = sae.load(local).config
+        cache, store = ActivationCache.open(cache_path), CellStore.open(cells_path)
+        chosen = _hook(sae_path, config.metadata.get("hook_name"), cache, hook)
+        _require_same(sae_path, config.d_in, config.metadata.get("model"), cache)
+        if cache.metadata.get("store", store.dataset_id) != store.dataset_id:
+            raise InputError(
+                f"--cells {cells_path} is store {store.dataset_id}, but the cache {cache_path} was made from "
+                f"store {cache.metadata['store']}; give the store the cache was made from."
+            )
+        return cls(
+            sae_path=sae_path,
+            sae_fingerprint=fingerprint(local),
+            n_features=config.d_sae,
+            cache=cache,
+            hook=chosen,
+            store=store,
+            n_cells=min(store.n_cells, max_cells or store.n_cells),
+            label=LabelColumn.read(store, label) if label else None,
+        )
+
+    @cached_property
+    def gene_tokens(self) -> npt.NDArray[np.bool_]:
+        """Whether a token id is a gene, [G]."""
+        return (self.cache.genes["class"] == "gene").to_numpy()
+
+    def names(self) -> Names:
+        """What token ids, cell rows and label numbers are called."""
+        genes = self.cache.genes
+        label = self.label
+        return Names(
+            gene_id_G=genes["gene_id"].tolist(),
+            gene_name_G=genes["gene_name"].tolist(),
+            cell_names=self.store.obs([]).index.astype(str).tolist(),
+            cell_labels=None
+            if label is None
+            else [None if code == NO_LABEL else label.labels[code] for code in label.code_C],
+            labels=() if label is None else label.labels,
+        )
+
+
+def _hook(sae_path: str, trained: str | None, cache: ActivationCache, asked: str | None) -> str:
+    """The hook point to read: the one the autoencoder was trained at, which the cache must hold."""
+    held = ", ".join(cache.hooks)
+    if trained is not None and OUR_HOOK.fullmatch(trained) and asked not in (None, trained):
+        raise InputError(f"--hook {asked}: the autoencoder {sae_path} was trained at {trained}.")
+    hook = asked or trained or (cache.hooks[0] if len(cache.hooks) == 1 else None)
+    if hook is None:
+        raise InputError(f"{sae_path} does not say its hook point; say it with --hook (one of {held}).")
+    if hook not in cache.hooks:
+        raise InputError(
+            f"{sae_path} reads the hook point {hook}, but the cache {cache.snapshot.location} holds {held}; "
+            f"make a cache with --hooks {hook}, or name the cache's hook point with --hook if it is the same."
+        )
+    return hook
+
+
+def _require_same(sae_path: str, d_in: int, model: str | None, cache: ActivationCache) -> None:
+    location = cache.snapshot.location
+    if d_in != cache.d:
+        raise InputError(
+            f"{sae_path} takes activations of width {d_in}, the cache {location} holds width {cache.d}; "
+            "give the cache the autoencoder was trained on, or one of the same model."
+        )
+    cached = cache.metadata.get("model")
+    if model and cached and model != cached:
+        raise InputError(
+            f"{sae_path} was trained on activations of model {model}, the cache {location} holds those of "
+            f"model {cached}; make a cache with the autoencoder's model."
+        )
