@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # The header is filled up with spaces so that rows are aligned for any dtype and for vector loads.
 _ALIGNMENT = 64
 _LENGTH_BYTES = 8
+# The limit of the safetensors library; what claims more is another kind of file.
+_LONGEST_HEADER = 100_000_000
 PRECISIONS = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
 
 
@@ -90,8 +92,13 @@ def encode_shard(
 
 
 def read_header(read: Callable[[int, int], bytes]) -> dict[str, Any]:
-    """The JSON header of a safetensors file, given a function that reads its byte range [start, stop)."""
+    """The JSON header of a safetensors file, given a function that reads its byte range [start, stop).
+
+    Raises ValueError when it cannot be one.
+    """
     end = _LENGTH_BYTES + int.from_bytes(read(0, _LENGTH_BYTES), "little")
+    if end > _LONGEST_HEADER:
+        raise ValueError(f"a header of {end:,} bytes")
     header: dict[str, Any] = json.loads(read(_LENGTH_BYTES, end))
     return header
 

@@ -70,7 +70,7 @@ class FeatureTables:
 
     @classmethod
     def open(cls, path: Location | str) -> FeatureTables:
-        """Raises InputError when no finished feature tables are there, DamagedDataset when parts are missing."""
+        """Raises InputError when no finished tables are there, DamagedDataset when parts are missing."""
         snapshot = open_snapshot(Location.of(path), KIND)
         snapshot.check_sizes()
         return cls(snapshot)

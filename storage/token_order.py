@@ -1,4 +1,4 @@
-"""In which order the tokens of an activation cache are read: a new shuffle each pass, any position at once."""
+"""In which order the tokens of an activation cache are read: shuffled, and found at any position."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def shard(number: int, hook: str, dtype: torch.dtype = torch.bfloat16) -> TokenA
     acts = torch.from_numpy(rng.normal(size=(n, WIDTH)).astype(np.float32)).to(dtype)
     cell = (number * CELLS + rng.integers(0, CELLS, n)).astype(np.uint32)
     return TokenActivations(
-        acts, cell, rng.integers(0, 9, n).astype(np.uint32), np.arange(n, dtype=np.uint16)
+        acts, cell, rng.integers(0, 4, n).astype(np.uint32), np.arange(n, dtype=np.uint16)
     )
 
 
