@@ -37,3 +37,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     if request.param == "memory":
         return Location.of(f"memory://{uuid.uuid4().hex}/place")
     return Location.of(f"{request.getfixturevalue('s3_bucket')}/{uuid.uuid4().hex}")
+
+
+@pytest.fixture(params=["local", "memory"])
+def near_place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """The quick ones, for tests of a format rather than of the place it lies in."""
+    if request.param == "local":
+        return Location.of(tmp_path / "place")
+    return Location.of(f"memory://{uuid.uuid4().hex}/place")

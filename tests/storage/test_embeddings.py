@@ -101,10 +101,10 @@ def test_any_rows(tmp_path_factory: pytest.TempPathFactory, cut: list[int]) -> N
     np.testing.assert_array_equal(Embeddings.open(place).read(start, stop), e_CD[start:stop])
 
 
-def test_rows_outside_are_refused(place: Location) -> None:
-    embeddings.finish_embeddings(write(place, matrix()), observations())
+def test_rows_outside_are_refused(near_place: Location) -> None:
+    embeddings.finish_embeddings(write(near_place, matrix()), observations())
     with pytest.raises(IndexError, match="rows 0 to 24 of 23"):
-        Embeddings.open(place).read(0, 24)
+        Embeddings.open(near_place).read(0, 24)
 
 
 def test_the_same_work_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -116,15 +116,15 @@ def test_the_same_work_gives_the_same_bytes(tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
-def test_a_missing_chunk_is_an_error_by_name_not_a_fill_value(place: Location) -> None:
-    embeddings.finish_embeddings(write(place, matrix()), observations())
-    found = Embeddings.open(place)
-    place.delete("X/c/1/0")
+def test_a_missing_chunk_is_an_error_by_name_not_a_fill_value(near_place: Location) -> None:
+    embeddings.finish_embeddings(write(near_place, matrix()), observations())
+    found = Embeddings.open(near_place)
+    near_place.delete("X/c/1/0")
     with pytest.raises(DamagedDataset, match="X/c/1/0: missing"):
         found.read(8, 9)
     assert found.read(0, 8).shape == (8, WIDTH)
     with pytest.raises(DamagedDataset, match="X/c/1/0: missing"):
-        Embeddings.open(place)
+        Embeddings.open(near_place)
 
 
 def test_a_flipped_bit_is_an_error_by_name_also_for_anndata(tmp_path: Path) -> None:
@@ -139,18 +139,18 @@ def test_a_flipped_bit_is_an_error_by_name_also_for_anndata(tmp_path: Path) -> N
         anndata.read_zarr(tmp_path)
 
 
-def test_an_unfinished_dataset_does_not_open(place: Location) -> None:
-    write(place, matrix())
+def test_an_unfinished_dataset_does_not_open(near_place: Location) -> None:
+    write(near_place, matrix())
     with pytest.raises(InputError, match="3 of 3 members"):
-        Embeddings.open(place)
+        Embeddings.open(near_place)
 
 
-def test_what_does_not_fit_is_refused(place: Location) -> None:
-    dataset = write(place, matrix())
+def test_what_does_not_fit_is_refused(near_place: Location) -> None:
+    dataset = write(near_place, matrix())
     with pytest.raises(ValueError, match="obs has 22 rows, the members 23 cells"):
         embeddings.finish_embeddings(dataset, observations(22))
     with pytest.raises(ValueError, match="equal size"):
         embeddings.embedding_chunk(matrix(), "000002", 16)
-    empty = Dataset.plan(place / "empty", kind=embeddings.KIND, lineage={}, members=[])
+    empty = Dataset.plan(near_place / "empty", kind=embeddings.KIND, lineage={}, members=[])
     with pytest.raises(InputError, match="no cells"):
         embeddings.finish_embeddings(empty, observations(0))

@@ -35,29 +35,29 @@ def test_tables_and_products_read_back(place: Location) -> None:
     assert found.snapshot.members[0].facts["n_features"] == 2
 
 
-def test_writing_again_changes_nothing_and_other_lineage_is_refused(place: Location) -> None:
-    first = write(place)
-    assert write(place).dataset_id == first.dataset_id
+def test_writing_again_changes_nothing_and_other_lineage_is_refused(near_place: Location) -> None:
+    first = write(near_place)
+    assert write(near_place).dataset_id == first.dataset_id
     with pytest.raises(LineageMismatch):
-        plan_tables(place, {"sae": "def"})
-    assert plan_tables(place, {"sae": "def"}, overwrite=True).pending()
+        plan_tables(near_place, {"sae": "def"})
+    assert plan_tables(near_place, {"sae": "def"}, overwrite=True).pending()
 
 
-def test_incomplete_tables_are_refused(place: Location) -> None:
+def test_incomplete_tables_are_refused(near_place: Location) -> None:
     with pytest.raises(ValueError, match="without top_cells, labels"):
-        write_tables(plan_tables(place, {}), {name: TABLES[name] for name in ("features", "top_genes")})
+        write_tables(plan_tables(near_place, {}), {name: TABLES[name] for name in ("features", "top_genes")})
     with pytest.raises(InputError, match="not finished"):
-        FeatureTables.open(place)
+        FeatureTables.open(near_place)
 
 
-def test_what_is_not_there_or_damaged_is_an_error_by_name(place: Location) -> None:
-    found = write(place)
+def test_what_is_not_there_or_damaged_is_an_error_by_name(near_place: Location) -> None:
+    found = write(near_place)
     with pytest.raises(InputError, match=r"no enrichment\.parquet; there are .*features\.parquet"):
         found.table("enrichment")
-    content = place.read("labels.parquet")
-    place.put("labels.parquet", bytes([content[0] ^ 1]) + content[1:])
+    content = near_place.read("labels.parquet")
+    near_place.put("labels.parquet", bytes([content[0] ^ 1]) + content[1:])
     with pytest.raises(DamagedDataset, match=r"labels\.parquet"):
         _ = found.labels
-    place.delete("labels.parquet")
+    near_place.delete("labels.parquet")
     with pytest.raises(DamagedDataset, match=r"labels\.parquet: missing"):
-        FeatureTables.open(place)
+        FeatureTables.open(near_place)
