@@ -36,8 +36,9 @@ SAMPLED_CELLS = 512
 class ActivationSource(Protocol):
     """Gives every worker its micro-batches; picklable, holds paths and numbers."""
 
-    hook: str
-    width: int
+    @property
+    def width(self) -> int:
+        """D, of the activations."""
 
     def lineage(self) -> dict[str, Any]:
         """What changes the activations, as plain JSON values."""

@@ -6,6 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 
 N_CELLS, N_GENES = 300, 120
@@ -43,3 +44,34 @@ def encoder_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = tahoe.create(gene_ids(), n_layers=2, d_model=16, n_heads=2, max_tokens=64)
     models.save(encoder, directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Activations [6000, 24]: sparse sums of 40 directions about a far-off mean; three shards."""
+    from storage.activations import encode_shard, finish_activations, gene_table, shard_name
+    from storage.commits import Dataset, MemberPlan
+    from storage.locations import Location
+
+    location = Location.of(tmp_path_factory.mktemp("cache") / "cache")
+    members = [
+        MemberPlan(f"{number:06d}", {"start": number * 100, "stop": number * 100 + 100})
+        for number in range(3)
+    ]
+    dataset = Dataset.plan(location, kind="activations", lineage={"hook": "resid_post_0"}, members=members)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(40, 24, generator=generator), dim=1)
+    mean = 5 * torch.nn.functional.normalize(torch.randn(24, generator=generator), dim=0)
+    for number, member in enumerate(members):
+        active = torch.rand(2000, 40, generator=generator) < 0.05
+        acts = (active * torch.rand(2000, 40, generator=generator)) @ directions + mean
+        place = np.arange(2000)
+        content = encode_shard(
+            acts, number * 100 + place // 20, place % N_GENES, place % 20, {"model": "m", "seed": "0"}
+        )
+        writer = dataset.member(member.key)
+        writer.put(shard_name("resid_post_0", member.key), content)
+        writer.commit({**member.facts, "n_tokens": 2000})
+    names = pd.DataFrame({"gene_name": gene_ids()}, index=gene_ids())
+    finish_activations(dataset, gene_table(gene_ids(), frozenset(), names))
+    return str(location)

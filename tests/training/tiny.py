@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ class TinyRecipe:
     kill_at: int | None = None
     """Position at which the worker whose share holds it kills itself, unless `kill_once` exists."""
     kill_once: str = ""
+    seconds: float = 0.0
+    """How long a batch takes to make."""
 
     def lineage(self) -> dict[str, Any]:
         return {"width": self.width, "hidden": self.hidden, "dropout": self.dropout}
@@ -73,6 +76,7 @@ class TinyRecipe:
             ):
                 Path(self.kill_once).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(self.seconds)
             yield {"x": torch.stack(rows).to(device)}
 
     def tokens(self, batch: Batch) -> int:

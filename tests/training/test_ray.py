@@ -1,0 +1,87 @@
+"""On Ray: a killed worker and a killed driver each leave the result of an undisturbed run, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.training.checkpoint import Checkpoints
+from engine.training.options import TrainingOptions
+from engine.training.run import run_training
+from storage.errors import InputError
+from storage.locations import Location
+from tests.conftest import REPOSITORY
+from tests.training.test_run import assert_same_run
+from tests.training.tiny import TinyRecipe
+
+STEPS, BATCH = 12, 8
+
+
+def options(**changes: int) -> TrainingOptions:
+    given = {"steps": STEPS, "batch": BATCH, "workers": 2, "zero": 2, "checkpoint_every": 4, **changes}
+    return TrainingOptions(**given)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    shown: list[tuple[int, int, str]] = []
+    report = run_training(TinyRecipe(), options(), Location.of(output), progress=lambda *at: shown.append(at))
+    assert report.did_work
+    assert shown[-1] == (STEPS, STEPS, "steps")
+    return output
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(undisturbed: Path, tmp_path: Path) -> None:
+    # The last example of the seventh step, which the second worker computes.
+    recipe = TinyRecipe(kill_at=7 * BATCH - 1, kill_once=str(tmp_path / "killed"))
+    run_training(recipe, options(), Location.of(tmp_path / "out"))
+    assert (tmp_path / "killed").exists()
+    assert_same_run(undisturbed, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_killed_driver_is_resumed(undisturbed: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    driver = subprocess.Popen([sys.executable, "-m", "tests.training.test_ray", str(output)], cwd=REPOSITORY)
+    deadline = time.monotonic() + 240
+    while driver.poll() is None and time.monotonic() < deadline:
+        newest = Checkpoints(Location.of(output), keep=2).newest()
+        if newest is not None and newest.step < STEPS:
+            break
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    _wait_for_free_workers()
+    assert not (output / "training.json").exists()
+    report = run_training(TinyRecipe(), options(), Location.of(output))
+    assert report.did_work
+    assert report.first_step >= 4
+    assert_same_run(undisturbed, output)
+
+
+def test_more_workers_than_the_machine_has_are_refused(ray_cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="64 cores; Ray has"):
+        run_training(TinyRecipe(), options(workers=64, batch=64), Location.of(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def _wait_for_free_workers() -> None:
+    """The killed driver's workers hold their CPUs until Ray has noticed."""
+    import ray
+
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) < 4 and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    # The driver to be killed: slow enough to be caught between its first checkpoint and its end.
+    run_training(
+        TinyRecipe(seconds=0.5), options(), Location.of(sys.argv[1]), address=os.environ["RAY_ADDRESS"]
+    )
