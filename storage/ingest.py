@@ -28,13 +28,17 @@ from storage.obs_tables import SOURCE_FILE, ObsColumn, columns_as_json, union_of
 from storage.snapshots import PLAN
 from storage.validation import Choices, Survey, ValueScan, refuse_errors, survey
 from storage.validation.cells import empty_cell_findings
+from storage.validation.counts import VALUE_CODES
 
 __all__ = [
     "IngestOptions",
     "IngestPlan",
+    "add_scan_findings",
     "finish_ingest",
+    "in_process",
     "ingest",
     "plan_ingest",
+    "scan_arguments",
     "write_member",
     "write_members",
 ]
@@ -231,22 +235,35 @@ def _known_members(location: Location, options: IngestOptions) -> list[MemberPla
     return list(Dataset.open(location).members)
 
 
+def scan_arguments(
+    one: Survey, min_genes: int = 0, shard_cells: int = SHARD_CELLS, n_cells: int | None = None
+) -> list[tuple[Any, ...]]:
+    """Calls of `scan_members` that cover the first `n_cells` cells of a file (default: all), one a member.
+
+    A layout without row access is read as a whole anyway, so one call does all its members.
+    """
+    n = one.report.n_cells if n_cells is None else n_cells
+    ranges = [(start, min(start + shard_cells, n)) for start in range(0, n, shard_cells)]
+    tasks = [[piece] for piece in ranges] if one.by_rows else [ranges]
+    return [(one.path, one.report.counts, _genes(one).of_column, min_genes, task) for task in tasks]
+
+
 def _scanned_members(
     surveys: Sequence[Survey], counts_of_cells: Sequence[int], options: IngestOptions, run: Run
 ) -> list[MemberPlan]:
-    arguments, files = [], []
-    for file, (one, n_cells) in enumerate(zip(surveys, counts_of_cells, strict=True)):
-        step = options.shard_cells
-        ranges = [(start, min(start + step, n_cells)) for start in range(0, n_cells, step)]
-        # A layout without row access is read as a whole anyway, so one task does all its members.
-        for task in [[piece] for piece in ranges] if one.by_rows else [ranges]:
-            arguments.append((one.path, one.report.counts, _genes(one).of_column, options.min_genes, task))
-            files.append(file)
+    of_file = [
+        scan_arguments(one, options.min_genes, options.shard_cells, n)
+        for one, n in zip(surveys, counts_of_cells, strict=True)
+    ]
+    files = [file for file, arguments in enumerate(of_file) for _ in arguments]
+    found = run(scan_members, [argument for arguments in of_file for argument in arguments])
     scans: list[list[MemberScan]] = [[] for _ in surveys]
-    for file, found in zip(files, run(scan_members, arguments), strict=True):
-        scans[file] += found
-    _refuse_bad_values(surveys, scans)
-    kept = [(file, scan) for file, of_file in enumerate(scans) for scan in of_file if scan.n_cells]
+    for file, members in zip(files, found, strict=True):
+        scans[file] += members
+    for one, members in zip(surveys, scans, strict=True):
+        add_scan_findings(one, members)
+    refuse_errors([one.report for one in surveys])
+    kept = [(file, scan) for file, members in enumerate(scans) for scan in members if scan.n_cells]
     if not kept:
         raise InputError(f"no cell is left: none has {options.min_genes:,} genes (--min-genes).")
     return [MemberPlan(f"{number:06d}", _facts(file, scan)) for number, (file, scan) in enumerate(kept)]
@@ -264,20 +281,15 @@ def _facts(file: int, scan: MemberScan) -> dict[str, int]:
     }
 
 
-def _refuse_bad_values(surveys: Sequence[Survey], scans: Sequence[Sequence[MemberScan]]) -> None:
-    """Add what only the full pass knows to the reports, and refuse a value that no sample had met."""
-    for one, of_file in zip(surveys, scans, strict=True):
-        values = ValueScan()
-        for scan in of_file:
-            values.merge(scan.values)
-        report = one.report
-        report.findings = [
-            finding for finding in report.findings if not finding.code.startswith("empty-cells")
-        ]
-        n_empty = sum(scan.n_empty for scan in of_file)
-        report.add(empty_cell_findings(n_empty, report.n_cells, report.counts))
-        report.add(values.findings(report.counts, complete=True))
-    refuse_errors([one.report for one in surveys])
+def add_scan_findings(one: Survey, scans: Sequence[MemberScan]) -> None:
+    """Replace what a sample said about values and empty cells by what the full pass knows."""
+    values, report = ValueScan(), one.report
+    for scan in scans:
+        values.merge(scan.values)
+    sampled = ("empty-cells", "empty-cells-unknown", *VALUE_CODES)
+    report.findings = [finding for finding in report.findings if finding.code not in sampled]
+    report.add(empty_cell_findings(sum(scan.n_empty for scan in scans), report.n_cells, report.counts))
+    report.add(values.findings(report.counts, complete=True))
 
 
 def _tasks(dataset: Dataset, by_rows: Sequence[bool]) -> list[list[str]]:

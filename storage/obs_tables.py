@@ -43,12 +43,11 @@ class ObsColumn:
             cells = [None] * n if values is None else values
             return pd.Categorical(cells, categories=list(self.categories), ordered=self.ordered)
         if self.dtype == "string":
-            return pd.array([None] * n if values is None else _strings(values), dtype="string")
+            return pd.Series([None] * n if values is None else _strings(values), dtype="string").array
         if values is None:
-            missing = pd.NA if self.dtype in _NULLABLE else np.nan
-            return (
-                pd.array([missing] * n, dtype=self.dtype) if self.dtype in _NULLABLE else np.full(n, missing)
-            )
+            if self.dtype in _NULLABLE:
+                return pd.Series([pd.NA] * n, dtype=target).array
+            return np.full(n, np.nan)
         if self.dtype == "str":
             return np.asarray(_strings(values), dtype=object)
         return values.astype(target).array
@@ -113,7 +112,7 @@ def conform(table: pd.DataFrame, columns: Sequence[ObsColumn]) -> pd.DataFrame:
             and values.dtype == object
             and any(value is None for value in values)
         ):
-            made[name] = pd.array(list(values), dtype="string")
+            made[name] = pd.Series(list(values), dtype="string").array
     return pd.DataFrame(made, index=table.index)
 
 

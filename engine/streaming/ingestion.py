@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +24,13 @@ from storage.ingest import (
     IngestOptions,
     add_scan_findings,
     finish_ingest,
+    in_process,
     plan_ingest,
     scan_arguments,
     write_members,
 )
 from storage.ingest_scan import scan_members
+from storage.locations import Location
 from storage.validation import Choices, FileReport, Survey, Vocabulary, survey
 
 # done, total, unit
@@ -35,6 +39,8 @@ Progress = Callable[[int, int, str], None]
 # A task decodes, sorts and compresses: it keeps one core busy and must not share it with an encoder.
 TASK_CPUS = 1.0
 MAX_RETRIES = 3
+# Starting an embedded Ray takes 3 to 10 seconds; so much compressed input takes less on one core.
+SMALL_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,15 @@ class Ingestion:
     plan_seconds: float
     write_seconds: float
     peak_memory_bytes: int | None
+
+
+class InProcess:
+    """A `storage.ingest.Run` without Ray."""
+
+    peak_memory_bytes: int | None = None
+
+    def __call__(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        return in_process(function, arguments)
 
 
 class OnRay:
@@ -103,6 +118,25 @@ def _shared_once(arguments: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [tuple(reference(value) for value in argument) for argument in arguments]
 
 
+@contextmanager
+def _run(files: Sequence[str], address: str | None) -> Iterator[InProcess | OnRay]:
+    """Ray, unless nobody runs one and the files are read before an embedded one would have started."""
+    joined = address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()
+    if not joined and sum(_bytes_of(path) for path in files) < SMALL_BYTES:
+        yield InProcess()
+        return
+    with ray_session.connect(address):
+        yield OnRay()
+
+
+def _bytes_of(path: str) -> int:
+    """Size of a file or folder; 0 for what does not exist, which the survey will report."""
+    location = Location.of(path)
+    if location.local is None or location.local.is_dir():
+        return sum(location.list().values())
+    return location.size("") if location.exists() else 0
+
+
 def ingest(
     files: Sequence[str],
     output: str,
@@ -112,8 +146,8 @@ def ingest(
     report: Progress | None = None,
 ) -> Ingestion:
     """Input files to a cell store, resumed if it was begun. Raises InputError before anything is written."""
-    with ray_session.connect(address):
-        run, started = OnRay(), time.monotonic()
+    with _run(files, address) as run:
+        started = time.monotonic()
         plan = plan_ingest(files, output, options, run)
         was_complete, pending = plan.dataset.is_complete, sum(map(len, plan.tasks))
         planned = time.monotonic()
@@ -121,6 +155,8 @@ def ingest(
         cells = {member.key: int(member.facts["n_cells"]) for member in every}
         total = sum(cells.values())
         resumed = done = total - sum(cells[key] for keys in plan.tasks for key in keys)
+        if report is not None:
+            report(done, total, "cells")
         for records in run(write_members, [(plan, keys) for keys in plan.tasks]):
             done += sum(int(record.facts["n_cells"]) for record in records)
             if report is not None:
@@ -152,12 +188,12 @@ def check(
     """
     surveys = [survey(path, choices, vocabulary) for path in files]
     if full:
-        with ray_session.connect(address):
-            _scan_all(surveys, OnRay())
+        with _run(files, address) as run:
+            _scan_all(surveys, run)
     return [one.report for one in surveys]
 
 
-def _scan_all(surveys: Sequence[Survey], run: OnRay) -> None:
+def _scan_all(surveys: Sequence[Survey], run: OnRay | InProcess) -> None:
     # What cannot be read or has no counts was reported by the survey.
     readable = [one for one in surveys if one.genes is not None and one.report.counts]
     for one in readable:

@@ -18,6 +18,7 @@ _WHOLE = 1e-6
 _LOG_MAX = 16.0
 LARGEST_COUNT = (1 << 32) - 1
 SAMPLES = 48
+VALUE_CODES = ("not-finite-counts", "not-counts", "negative-counts", "too-large-counts")
 # Layers that by convention hold raw counts.
 COUNT_LAYERS = ("counts", "raw_counts", "count")
 

@@ -70,10 +70,15 @@ def survey(path: str, choices: Choices, vocabulary: Vocabulary | None = None) ->
         with open_source(path) as source:
             _survey(source, choices, vocabulary, result)
     except UnreadableSource as error:
-        result.report.add([Finding("error", "unreadable", path, 0, str(error), _COPY_FIX)])
+        result.report.add([Finding("error", "unreadable", "file", 0, _without_path(error, path), _COPY_FIX)])
     except InputError as error:
-        result.report.add([Finding("error", "no-such-input", path, 0, str(error))])
+        result.report.add([Finding("error", "no-such-input", "file", 0, _without_path(error, path))])
     return result
+
+
+def _without_path(error: InputError, path: str) -> str:
+    """Reports name the path themselves."""
+    return str(error).removeprefix(f"{path}: ")
 
 
 _COPY_FIX = "Copy or download the file again and compare its checksum."
