@@ -1,6 +1,7 @@
 """`syncytium train-encoder`: a cell encoder trained on a cell store by its own objective."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,10 +50,17 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 def run(options: Options) -> Outcome:
+    from engine import ray_session
+    from engine.training.output import is_finished
+
+    output = options.output_location
     training = options.training_options(batch=options.batch_cells, **SCHEDULES[options.arch])
-    _ = options.output_location
     recipe = _recipe(options)
-    outcome = train_job("train-encoder", options, recipe, training)
+    finished = is_finished(output, recipe, training, overwrite=options.overwrite)
+    with ray_session.connect(options.address) if recipe.needs_medians and not finished else nullcontext():
+        if recipe.needs_medians and not finished:
+            recipe = recipe.with_medians(options.address)
+        outcome = train_job("train-encoder", options, recipe, training)
     outcome.counts_in = {"cells": recipe.n_cells}
     return outcome
 

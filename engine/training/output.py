@@ -30,7 +30,7 @@ def is_finished(output: Location, recipe: Recipe, options: TrainingOptions, *, o
 
     Raises LineageMismatch when another run is there (unless `overwrite`), InputError when something else is.
     """
-    if output.root.startswith("memory://"):
+    if output.root.startswith("memory://") and options.workers:
         raise InputError(
             f"{output}: other processes cannot read this; train into a directory or an object store."
         )

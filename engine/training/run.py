@@ -129,7 +129,7 @@ def _train_on_ray(recipe: Recipe, options: TrainingOptions, output: Location, pr
         ),
         run_config=RunConfig(
             name=FOLDER,
-            storage_path=str(output),
+            **_ray_storage(output),
             failure_config=FailureConfig(max_failures=options.max_failures),
         ),
     )
@@ -139,6 +139,17 @@ def _train_on_ray(recipe: Recipe, options: TrainingOptions, output: Location, pr
         except ray.train.TrainingFailedError as error:
             raise RuntimeError(f"training failed after {options.max_failures} restarts: {error}") from error
     (output / FOLDER).delete(_RAY_SNAPSHOT)
+
+
+def _ray_storage(output: Location) -> dict[str, Any]:
+    """Where Ray Train keeps its records: beside ours, through the same credentials and endpoint."""
+    if output.local is not None:
+        return {"storage_path": str(output.local)}
+    import fsspec
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, path = fsspec.core.url_to_fs(str(output))
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from engine.training.recipes.encoder import Architecture, EncoderRecipe, Encoder
 from engine.training.run import run_training
 from storage.errors import InputError
 from storage.locations import Location
-from tests.training.conftest import gene_ids
+from tests.training.inputs import gene_ids
 
 SMALL = EncoderSize(n_layers=1, d_model=16, n_heads=2, max_tokens=64)
 MEDIANS = {gene: 1.0 + number % 7 for number, gene in enumerate(gene_ids())}

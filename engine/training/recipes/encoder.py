@@ -4,7 +4,7 @@ Legend: T packed tokens.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from engine import models
 from engine.models import geneformer, tahoe
 from engine.models.encoder import Encoder
 from engine.models.tokens import Tokens
+from engine.streaming.statistics import gene_statistics
 from engine.training.prefetch import prefetched
 from engine.training.recipe import Batch, Share
 from engine.training.sampling import CellOrder, read_cells
@@ -59,7 +60,17 @@ class EncoderRecipe:
     max_tokens: int | None = None
     """Tokens kept of a longer cell, drawn anew in every epoch; None: the model's own limit."""
     medians: Mapping[str, float] | None = None
-    """Geneformer from scratch: non-zero median of each gene, per 10,000 counts of its cell."""
+    """Geneformer from scratch: non-zero median of each gene per 10,000 counts; see `with_medians`."""
+
+    @property
+    def needs_medians(self) -> bool:
+        """Whether the tokens depend on statistics of the cells that are still to be computed."""
+        return self.architecture == "geneformer" and self.model is None and self.medians is None
+
+    def with_medians(self, address: str | None = None) -> "EncoderRecipe":
+        """The recipe with the store's medians: one pass over all its cells, on Ray."""
+        medians = gene_statistics(CellStore.open(self.cells), address=address)["nonzero_median"].dropna()
+        return replace(self, medians={str(gene): float(median) for gene, median in medians.items()})
 
     def lineage(self) -> dict[str, Any]:
         return {
@@ -101,7 +112,9 @@ class EncoderRecipe:
             return models.load(local_copy(self.model))
         gene_ids = list(CellStore.open(self.cells).genes.index)
         if self.architecture == "geneformer":
-            return geneformer.create(gene_ids, self.medians or {}, seed=seed, **self.size.arguments())
+            if self.medians is None:
+                raise ValueError("a fresh Geneformer needs medians: use with_medians()")
+            return geneformer.create(gene_ids, self.medians, seed=seed, **self.size.arguments())
         return tahoe.create(gene_ids, seed=seed, **self.size.arguments())
 
 
@@ -135,6 +148,8 @@ def plan(
 
 
 def _require_trainable(recipe: EncoderRecipe, store: CellStore) -> None:
+    if recipe.needs_medians:
+        recipe = replace(recipe, medians=dict.fromkeys(store.genes.index, 1.0))  # any will do to check sizes
     encoder = recipe._encoder(seed=0)
     expected = tahoe.TahoeEncoder if recipe.architecture == "tahoe" else geneformer.GeneformerEncoder
     if not isinstance(encoder, expected):

@@ -1,0 +1,5 @@
+"""Fixtures of the jobs' tests."""
+
+from tests.training.inputs import cache, cells, encoder_directory
+
+__all__ = ["cache", "cells", "encoder_directory"]
