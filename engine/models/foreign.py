@@ -175,6 +175,8 @@ _INERT_PACKAGES = frozenset(
         "transformers",
     }
 )
+# torch.save writes pickle protocol 2, which spells the standard library as Python 2 did.
+_PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _INERT_NAMES = frozenset(
     {
         ("builtins", "set"),
@@ -251,6 +253,7 @@ class _CheckpointUnpickler(pickle.Unpickler):
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
+        module = _PYTHON_2_MODULES.get(module, module)
         if (module, name) in _CHECKPOINT_GLOBALS:
             return _CHECKPOINT_GLOBALS[module, name]
         if module == "torch" and name in _STORAGE_DTYPES:

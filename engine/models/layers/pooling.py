@@ -24,6 +24,8 @@ def pool_mean(x_TD: Tensor, layout: CellLayout, keep_T: Tensor | None = None) ->
 
     The sum runs cell by cell, so it does not depend on the other cells of the batch, on any device.
     """
+    if layout.n_cells == 0:
+        return x_TD.new_zeros((0, x_TD.shape[1]), dtype=torch.float32)
     x_TD, counts_C = x_TD.float(), layout.lengths_C
     if keep_T is not None:
         x_TD = x_TD[keep_T]

@@ -1,0 +1,74 @@
+"""The TopK objective beyond the golden step: what AuxK reaches, and that training works."""
+
+import pytest
+import torch
+
+from engine.models import sae
+from engine.models.errors import ModelError
+
+
+def batch(n_tokens: int = 256) -> torch.Tensor:
+    """Sparse sums of 20 directions in 16 dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(20, 16, generator=generator), dim=1)
+    codes = torch.rand(n_tokens, 20, generator=generator) * (
+        torch.rand(n_tokens, 20, generator=generator) < 0.1
+    )
+    return codes @ directions * 4
+
+
+def test_training_explains_more_of_the_variance() -> None:
+    training = sae.TrainingModule(sae.create(16, 64, 4))
+    optimizer = torch.optim.Adam(training.parameters(), lr=3e-3)
+    fvu = []
+    for _ in range(150):
+        found = training(batch())
+        optimizer.zero_grad()
+        found.loss.backward()
+        optimizer.step()
+        fvu.append(found.metrics["fvu"].item())
+    assert fvu[-1] < 0.3 * fvu[0]
+    assert found.metrics["l0"].item() <= 4
+
+
+def test_without_dead_features_there_is_no_auxiliary_loss() -> None:
+    training = sae.TrainingModule(sae.create(16, 64, 4))
+    nobody = torch.zeros(64, dtype=torch.bool)
+    assert training(batch(), nobody).metrics["aux"].item() == 0.0
+    assert training(batch(), nobody).loss.item() == training(batch()).loss.item()
+
+
+def test_only_dead_features_learn_from_the_residual() -> None:
+    """With the live part of the loss taken out, gradients reach the dead features' rows alone."""
+    training = sae.TrainingModule(sae.create(16, 64, 4))
+    dead_F = torch.arange(64) % 8 == 0
+    found = training(batch(), dead_F)
+    live = training(batch())
+    (found.loss - live.loss).backward()
+    touched = training.sae.W_dec.grad.abs().sum(1) > 1e-4  # type: ignore[union-attr]
+    assert touched.any()
+    assert not touched[~dead_F].any()
+
+
+def test_the_auxiliary_loss_counts_less_with_few_dead_features() -> None:
+    coefficient_1, coefficient_2 = (
+        sae.TrainingModule(sae.create(16, 64, 4), aux_coefficient=c) for c in (1.0, 2.0)
+    )
+    one = torch.arange(64) == 3
+    aux = [training(batch(), one).metrics["aux"].item() for training in (coefficient_1, coefficient_2)]
+    assert aux[1] == pytest.approx(2 * aux[0])
+    x_BD = batch()
+    residual = x_BD - coefficient_1.sae.decode(coefficient_1.sae.encode(x_BD))
+    assert aux[0] < residual.pow(2).sum(1).mean().item()  # scaled by 1 dead / (16 / 2)
+
+
+def test_fired_features() -> None:
+    training = sae.TrainingModule(sae.create(16, 64, 4))
+    found = training(batch(3))
+    assert torch.equal(found.fired_F, (training.sae.encode(batch(3)) > 0).any(0))
+    assert found.fired_F.sum() <= 12
+
+
+def test_other_architectures_are_refused() -> None:
+    with pytest.raises(ModelError, match="only topk autoencoders are trained here, not jumprelu"):
+        sae.TrainingModule(sae.SAE(sae.SAEConfig("jumprelu", 4, 8)))
