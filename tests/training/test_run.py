@@ -162,3 +162,16 @@ def test_bf16_trains_close_to_fp32(uninterrupted: Path, tmp_path: Path) -> None:
 def test_options_that_cannot_be_meant_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         options(**changes)
+
+
+def test_an_object_store_holds_everything_a_resume_needs(uninterrupted: Path) -> None:
+    output = Location.of("memory://training-test")
+    with pytest.raises(Interruption):
+        run_training(TinyRecipe(), options(), output, progress=interrupt_at(7))
+    report = run_training(TinyRecipe(), options(), output)
+    assert report.first_step == 4
+    assert output.read("model.safetensors") == (uninterrupted / "model.safetensors").read_bytes()
+    assert not run_training(TinyRecipe(), options(), output).did_work
+    with pytest.raises(InputError, match="other processes"):
+        run_training(TinyRecipe(), options(workers=2), output)
+    output.delete_all()
