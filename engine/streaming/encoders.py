@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,11 @@ import torch
 
 from engine import models
 from engine.models import Encoder, Tokens
+from engine.streaming.members import Member
 from engine.streaming.packing import pack
-from engine.streaming.products import Collector, Member, Product
+from engine.streaming.products.product import Collector, Product
 from engine.streaming.sink import Encoded
+from engine.streaming.source import member_of
 from engine.streaming.tokenising import tokens_of
 from storage.checkpoints import local_copy
 from storage.commits import Dataset
@@ -28,6 +30,9 @@ from storage.snapshots import record_name
 
 # Leases only order work between jobs that race, so a guess is enough: longer than most members take.
 LEASE_SECONDS = 900.0
+
+
+Feed = Callable[[pa.Table], pa.Table]
 
 
 class MemberFailed(RuntimeError):
@@ -62,19 +67,20 @@ class Assignment:
 class EncodeMembers:
     """Actor of the encoding stage. Weights come from the node's own disk; only paths and options travel."""
 
-    def __init__(self, spec: EncoderSpec, assignment: Assignment) -> None:
+    def __init__(self, spec: EncoderSpec, assignment: Assignment, feed: Feed | None = None) -> None:
+        """`feed` turns a member's row into one of tokens; None where rows arrive with their tokens."""
         # Before the first matrix product, or torch keeps the pool it has made.
         torch.set_num_threads(spec.threads)
-        self.spec, self.work = spec, assignment
+        self.spec, self.work, self.feed = spec, assignment, feed
         self.encoder = load_encoder(spec)
 
     def __call__(self, row: pa.Table) -> Iterator[dict[str, Any]]:
         started = time.monotonic()
-        member, tokens = tokens_of(row)
+        member = member_of(row)
         if not self._is_ours(member):
             return
         encoded = np.empty(1, dtype=object)
-        encoded[0] = self._encode(member, tokens, started)
+        encoded[0] = self._encode(member, row, started)
         yield {"encoded": encoded}
 
     def _is_ours(self, member: Member) -> bool:
@@ -83,9 +89,10 @@ class EncodeMembers:
             return True
         return not self.work.courteous and not dataset.location.exists(record_name(member.key))
 
-    def _encode(self, member: Member, tokens: Tokens, started: float) -> Encoded:
+    def _encode(self, member: Member, row: pa.Table, started: float) -> Encoded:
         writer = self.work.dataset.member(member.key)
         try:
+            tokens = tokens_of(self.feed(row) if self.feed else row)
             collector = self.work.product.collect(self.encoder, tokens, member)
             encode_cells(self.encoder, tokens, collector, self.spec.batch_tokens)
             for name, content in collector.objects():

@@ -7,12 +7,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from storage.cells import CellStore
-
 from engine import models
 from engine.models import GeneMatch, Tokeniser
 from engine.models.encoder import layer_hook
 from engine.streaming.tokenising import TokeniseMembers
+from storage.cells import CellStore
 from storage.checkpoints import fingerprint, local_copy
 from storage.errors import InputError
 

@@ -6,6 +6,8 @@ a byte.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from storage.commits import MemberPlan
@@ -20,6 +22,22 @@ MEMBERS_OF_A_SMALL_STORE = 16
 
 # 256 MiB of bfloat16 at width 512: large enough to read at disk speed, small enough to shuffle in memory.
 TOKENS_PER_SHARD = 262_144
+
+
+@dataclass(frozen=True)
+class Member:
+    """One planned range of cells: store rows `[start, stop)`."""
+
+    key: str
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, plan: MemberPlan) -> Member:
+        return cls(plan.key, plan.facts["start"], plan.facts["stop"])
+
+    def __str__(self) -> str:
+        return f"member {self.key} (cells {self.start} to {self.stop - 1})"
 
 
 def cells_per_member(n_cells: int) -> int:

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.annotations import RayDeprecationWarning
 
 from engine.streaming.encoders import Assignment, EncodeMembers, EncoderSpec
 from engine.streaming.inputs import Inputs
-from engine.streaming.products import Member, Product
+from engine.streaming.members import Member
+from engine.streaming.products.product import Product
 from engine.streaming.recipe import Recipe, Workers
 from engine.streaming.sink import CommitSink, Spent
-from engine.streaming.source import CellSource
+from engine.streaming.source import CellSource, member_of, one_row, read_member
+from engine.streaming.tokenising import TokeniseMembers
+from storage.cells import CellStore
 from storage.commits import Dataset
 
-# Reading, tokenising and committing wait more than they compute. A quarter CPU each leaves them room beside
-# the actors even on two cores, where whole CPUs would let nothing commit until everything had been read.
+# Beside GPU actors, reading, tokenising and committing are tasks that wait more than they compute. A quarter
+# CPU each leaves them room on a small machine, where whole CPUs would let nothing commit until everything
+# had been read.
 IO_CPUS = 0.25
+READERS_PER_ACTOR = 4
 
 # Ray's default is to retry for ever, so that one poison member would be retried for ever.
 RETRIES = 3
 TASK_OPTIONS = {"num_cpus": IO_CPUS, "max_retries": RETRIES}
+
+# A row is a whole member.
+BY_MEMBER = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
 
 # Messages of storage and network trouble that goes away; anything else a stage raises ends the job at once.
 TRANSIENT = ["timed out", "Connection reset", "Connection aborted", "SlowDown", "Service Unavailable"]
@@ -48,40 +61,49 @@ def stream(
     spec = EncoderSpec(
         inputs.model.path, recipe.precision, recipe.batch_tokens, workers.threads, "cuda" if gpus else "cpu"
     )
+    fused = not gpus if workers.fused is None else workers.fused
+    tokenise = inputs.tokeniser(recipe.max_tokens, recipe.seed)
     sink = CommitSink()
-    with DataContext.current(_context()):
-        rows = ray.data.read_datasource(
-            CellSource(inputs.store, pending),
-            override_num_blocks=len(pending),
-            ray_remote_args=dict(TASK_OPTIONS),
-        )
-        tokens = rows.map_batches(
-            _call(inputs.tokeniser(recipe.max_tokens, recipe.seed)),
-            batch_size=1,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            **TASK_OPTIONS,
-        )
-        encoded = tokens.map_batches(
+    with DataContext.current(_context()), warnings.catch_warnings():
+        # The named parameters that replace ray_remote_args from Ray 2.64 on have no bound on retries in 2.60.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        if fused:
+            rows = ray.data.from_arrow([one_row(member) for member in pending])
+            feed = partial(read_and_tokenise, inputs.store, tokenise)
+        else:
+            rows = _tokenised(inputs.store, pending, tokenise, n_actors * READERS_PER_ACTOR)
+            feed = None
+        encoded = rows.map_batches(
             EncodeMembers,
-            fn_constructor_args=(spec, Assignment(dataset, product, owner, courteous)),
-            batch_size=1,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
+            fn_constructor_args=(spec, Assignment(dataset, product, owner, courteous), feed),
             compute=ActorPoolStrategy(min_size=1, max_size=n_actors, initial_size=n_actors),
+            **BY_MEMBER,
             **_actor_options(workers.threads, gpus),
         )
-        encoded.write_datasink(sink, ray_remote_args=dict(TASK_OPTIONS))
+        encoded.write_datasink(sink, concurrency=n_actors, ray_remote_args=dict(TASK_OPTIONS))
     return sink.spent
 
 
-def _call(stage: Any) -> Any:
-    """Ray runs callable objects of a class as actors and functions as tasks; this stage is a task."""
+def _tokenised(
+    store: CellStore, pending: Sequence[Member], tokenise: TokeniseMembers, n_readers: int
+) -> ray.data.Dataset:
+    """Rows of tokens, from tasks that read and tokenise: Ray fuses stages that ask for the same resources."""
+    rows = ray.data.read_datasource(
+        CellSource(store, pending),
+        override_num_blocks=len(pending),
+        concurrency=n_readers,
+        ray_remote_args=dict(TASK_OPTIONS),
+    )
+    # Ray runs functions as tasks and callable objects as actors.
+    return rows.map_batches(partial(_call, tokenise), concurrency=n_readers, **BY_MEMBER, **TASK_OPTIONS)
 
-    def tokenise(row: Any) -> Any:
-        return stage(row)
 
-    return tokenise
+def _call(tokenise: TokeniseMembers, row: pa.Table) -> pa.Table:
+    return tokenise(row)
+
+
+def read_and_tokenise(store: CellStore, tokenise: TokeniseMembers, row: pa.Table) -> pa.Table:
+    return tokenise(read_member(store, member_of(row)))
 
 
 def _default_actors(gpus: int, threads: int) -> int:
@@ -100,6 +122,8 @@ def _actor_options(threads: int, gpus: int) -> dict[str, Any]:
 def _context() -> DataContext:
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
+    # Its notices of starting and ending would stand between our lines of progress.
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     context.retried_map_errors = list(TRANSIENT)
     context.max_map_retries = RETRIES
     return context

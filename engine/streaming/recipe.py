@@ -23,10 +23,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Workers:
-    """What changes speed only. actors: at most so many encoders; None for one per GPU, or per CPU
-    without GPUs.
+    """What changes speed only.
+
+    address: of the Ray to join; None for the one we are in, or an embedded one. actors: at most so many
+    encoders; None for one per GPU, or per CPU where there are none. threads: CPU threads of each encoder.
+    fused: read and tokenise in the encoder's own process instead of in tasks that feed it; None for wherever
+    encoders run on CPUs, since encoding is then nearly all of the work and fewer processes need less memory.
     """
 
     address: str | None = None
     actors: int | None = None
     threads: int = 1
+    fused: bool | None = None

@@ -20,7 +20,8 @@ from typing import Any
 
 from engine import ray_session
 from engine.streaming.inputs import SPECIAL_PER_CELL, Inputs
-from engine.streaming.products import Member, Product, Source
+from engine.streaming.members import Member
+from engine.streaming.products.product import Product, Source
 from engine.streaming.recipe import Recipe, Workers
 from storage.commits import Dataset, Snapshot
 from storage.locations import Location

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ray.data.block import BlockAccessor
 from ray.data.datasource import Datasink, WriteResult
 
-from engine.streaming.products import Member
+from engine.streaming.members import Member
 from storage.commits import MemberWriter
 
 
@@ -60,7 +60,7 @@ class CommitSink(Datasink[Spent]):
         spent = Spent()
         for block in blocks:
             for row in BlockAccessor.for_block(block).iter_rows(public_row_format=True):
-                spent += _commit(row["encoded"])
+                spent += commit(row["encoded"])
         return spent
 
     def on_write_complete(self, write_result: WriteResult[Spent]) -> None:
@@ -68,7 +68,8 @@ class CommitSink(Datasink[Spent]):
             self.spent += spent
 
 
-def _commit(encoded: Encoded) -> Spent:
+def commit(encoded: Encoded) -> Spent:
+    """Create the member's record. Raises DamagedDataset when another worker committed other bytes."""
     encoded.writer.commit(encoded.facts)
     cells = encoded.member.stop - encoded.member.start
     return Spent(cells, encoded.n_tokens, encoded.seconds, encoded.peak_memory_bytes)

@@ -7,7 +7,7 @@ tokeniser.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from storage.cells import CellStore
 
-from engine.streaming.products import Member
+from engine.streaming.members import Member
+from storage.cells import CellStore
 
 # int32 gene column and uint16..uint32 count of one non-zero entry; int64 row pointer of a cell.
 _BYTES_PER_ENTRY, _BYTES_PER_CELL = 8, 8
@@ -45,7 +45,7 @@ class CellSource(Datasource):
         """One task per member whatever `parallelism` says: members are what is retried and committed."""
         return [
             ReadTask(
-                partial(read_member, self.store, member),
+                partial(_rows, self.store, member),
                 BlockMetadata(num_rows=1, size_bytes=size, input_files=None, exec_stats=None),
                 per_task_row_limit=per_task_row_limit,
             )
@@ -53,32 +53,39 @@ class CellSource(Datasource):
         ]
 
 
-def read_member(store: CellStore, member: Member) -> Iterator[pa.Table]:
+def _rows(store: CellStore, member: Member) -> Iterator[pa.Table]:
+    yield read_member(store, member)
+
+
+def read_member(store: CellStore, member: Member) -> pa.Table:
     """The member's cells as a table of one row."""
     block = store.read(member.start, member.stop)
-    yield one_row(member, {"indptr": block.indptr, "indices": block.indices, "counts": block.counts})
+    return one_row(member, {"indptr": block.indptr, "indices": block.indices, "counts": block.counts})
 
 
-def one_row(member: Member, arrays: dict[str, np.ndarray]) -> pa.Table:
+def one_row(member: Member, arrays: Mapping[str, np.ndarray] | None = None) -> pa.Table:
     """A table of one row: the member, and each array as one list value (no copy)."""
     columns: dict[str, Any] = {
         "member": pa.array([member.key]),
         "start": pa.array([member.start]),
         "stop": pa.array([member.stop]),
     }
-    for name, array in arrays.items():
+    for name, array in (arrays or {}).items():
         columns[name] = pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), pa.array(array))
     return pa.table(columns)
 
 
-def arrays_of(row: pa.Table) -> tuple[Member, dict[str, np.ndarray]]:
-    """The inverse of `one_row`; the arrays are views into the row."""
+def member_of(row: pa.Table) -> Member:
+    """The member of a table of one row. Raises ValueError for any other table: a batch is one member."""
     if len(row) != 1:
         raise ValueError(f"expected one member per batch, found {len(row)} rows")
-    arrays = {}
-    for column in row.column_names:
-        chunk = row[column].chunk(0)
-        if pa.types.is_large_list(chunk.type):
-            arrays[column] = chunk.flatten().to_numpy(zero_copy_only=True)
-    member = Member(row["member"][0].as_py(), row["start"][0].as_py(), row["stop"][0].as_py())
-    return member, arrays
+    return Member(row["member"][0].as_py(), row["start"][0].as_py(), row["stop"][0].as_py())
+
+
+def arrays_of(row: pa.Table) -> dict[str, np.ndarray]:
+    """The arrays of a table of one row, as views into it."""
+    return {
+        name: row[name].chunk(0).flatten().to_numpy(zero_copy_only=True)
+        for name in row.column_names
+        if pa.types.is_large_list(row[name].type)
+    }

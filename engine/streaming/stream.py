@@ -12,18 +12,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from storage.activations import TokenActivations
-from storage.cells import CellStore
 
 from engine.models import Encoder
 from engine.streaming.draws import token_draws
 from engine.streaming.encoders import encode_cells
 from engine.streaming.inputs import SPECIAL_PER_CELL
-from engine.streaming.members import members_by_tokens
+from engine.streaming.members import Member, members_by_tokens
 from engine.streaming.packing import BATCH_TOKENS
-from engine.streaming.products import Member
 from engine.streaming.products.activations import ActivationCollector, ActivationProduct
 from engine.streaming.tokenising import TokeniseMembers
+from storage.activations import TokenActivations
+from storage.cells import CellStore
 from storage.errors import InputError
 
 MEMBER_TOKENS = 16_384

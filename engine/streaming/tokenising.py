@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from storage.cells import CellBlock
 
 from engine.models import GeneMatch, Tokeniser, Tokens
-from engine.streaming.products import Member
-from engine.streaming.source import arrays_of, one_row
+from engine.streaming.source import arrays_of, member_of, one_row
+from storage.cells import CellBlock
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,16 @@ class TokeniseMembers:
         )
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        member, arrays = arrays_of(row)
-        block = CellBlock(**arrays, n_genes=self.match.n_columns, start=member.start, stop=member.stop)
+        member = member_of(row)
+        block = CellBlock(
+            **arrays_of(row), n_genes=self.match.n_columns, start=member.start, stop=member.stop
+        )
         tokens = self.tokens(block)
         return one_row(member, {"ids": tokens.ids_T, "values": tokens.values_T, "offsets": tokens.offsets})
 
 
-def tokens_of(row: pa.Table) -> tuple[Member, Tokens]:
-    """What the encoder gets: the member and its packed tokens."""
-    member, arrays = arrays_of(row)
+def tokens_of(row: pa.Table) -> Tokens:
+    """What the encoder gets: the packed tokens of a row."""
     # Ray hands out read-only views of shared memory; torch warns about those, and tokens are small.
-    copies = {name: np.array(array) for name, array in arrays.items()}
-    return member, Tokens(copies["ids"], copies["values"], copies["offsets"])
+    arrays = {name: np.array(array) for name, array in arrays_of(row).items()}
+    return Tokens(arrays["ids"], arrays["values"], arrays["offsets"])

@@ -14,9 +14,9 @@ import torch
 
 from engine.models import Encoder, PackedTokens, Tokens
 from engine.streaming.draws import smallest_per_cell, token_draws
-from engine.streaming.members import TOKENS_PER_SHARD, members_by_tokens, token_bound
+from engine.streaming.members import TOKENS_PER_SHARD, Member, members_by_tokens, token_bound
 from engine.streaming.packing import token_positions
-from engine.streaming.products.product import Member, Source
+from engine.streaming.products.product import Source
 from storage import activations
 from storage.commits import Dataset, MemberPlan, Snapshot
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from engine.models import Encoder, PackedTokens, Tokens
-from engine.streaming.members import cells_per_member, fixed_members
-from engine.streaming.products.product import Member, Source
+from engine.streaming.members import Member, cells_per_member, fixed_members
+from engine.streaming.products.product import Source
 from storage import embeddings
 from storage.commits import Dataset, MemberPlan, Snapshot
 

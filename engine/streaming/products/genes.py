@@ -18,8 +18,8 @@ from safetensors.numpy import load as read_safetensors
 from safetensors.numpy import save as safetensors_bytes
 
 from engine.models import Encoder, PackedTokens, Tokens
-from engine.streaming.members import cells_per_member, fixed_members
-from engine.streaming.products.product import Member, Source
+from engine.streaming.members import Member, cells_per_member, fixed_members
+from engine.streaming.products.product import Source
 from storage.commits import Dataset, MemberPlan, Snapshot
 
 TABLE = "gene_embeddings.parquet"

@@ -7,26 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from storage.cells import CellStore
 
 from engine.models import Encoder, PackedTokens, Tokeniser, Tokens
+from engine.streaming.members import Member
+from storage.cells import CellStore
 from storage.commits import Dataset, MemberPlan, Snapshot
-
-
-@dataclass(frozen=True)
-class Member:
-    """One planned range of cells: store rows `[start, stop)`."""
-
-    key: str
-    start: int
-    stop: int
-
-    @classmethod
-    def of(cls, plan: MemberPlan) -> Member:
-        return cls(plan.key, plan.facts["start"], plan.facts["stop"])
-
-    def __str__(self) -> str:
-        return f"member {self.key} (cells {self.start} to {self.stop - 1})"
 
 
 @dataclass(frozen=True)
