@@ -49,6 +49,9 @@ __all__ = ["Dataset", "MemberPlan", "MemberWriter", "Record", "Snapshot", "Store
 # What a job may leave in an output directory before its dataset exists.
 _NOT_FOREIGN = {"run.json"}
 
+# Age of a temporary file that nobody is writing any more: an object is written in seconds, not in an hour.
+_TORN_SECONDS = 3600
+
 # Records read at once when a dataset is finished; on an object store each costs a round trip.
 _READERS = 16
 
@@ -183,6 +186,7 @@ class Dataset:
             stored[name] = Stored.of(content)
         self._create_snapshot(records, stored, as_json(facts or {}))
         leases.release_all(self.location)
+        self._remove_torn_files()
         return open_snapshot(self.location, self.kind)
 
     def collect_garbage(self, older_than_seconds: float) -> list[str]:
@@ -210,6 +214,12 @@ class Dataset:
         if key not in self._by_key:
             raise KeyError(f"{self.location}: member {key!r} is not in the plan")
         return self._by_key[key]
+
+    def _remove_torn_files(self) -> None:
+        """Temporary files of killed writers; a straggler's that is still growing is younger."""
+        for name, age in self.location.ages(temporary=True).items():
+            if age > _TORN_SECONDS:
+                self.location.delete(name)
 
     def _create_snapshot(
         self, records: Sequence[Record], objects: Mapping[str, Stored], facts: Mapping[str, Any]

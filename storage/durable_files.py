@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 Buffer = bytes | bytearray | memoryview
@@ -63,6 +64,24 @@ def read_ranges(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         return [_read_range(descriptor, start, stop) for start, stop in ranges]
     finally:
         os.close(descriptor)
+
+
+def walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
+    """(path below `top` with `/`, stat) of every file; one that vanishes meanwhile is left out."""
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = list(os.scandir(os.path.join(top, folder)))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir():
+                folders.append(name)
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                yield name, entry.stat()
 
 
 def fsync_directory(directory: Path) -> None:

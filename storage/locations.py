@@ -85,16 +85,14 @@ class Location:
         if self.local is not None:
             parts = durable_files.read_ranges(self._path(name), ranges)
         else:
-            fs, key = self._remote(name)
-            starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
-            parts = fs.cat_ranges([key] * len(starts), starts, stops, on_error="raise") if starts else []
+            parts = self._remote_ranges(name, ranges)
         for (start, stop), part in zip(ranges, parts, strict=True):
             if len(part) != stop - start:
                 raise DamagedDataset(
                     f"{self}/{name}: ends inside the byte range {start}-{stop} ({len(part)} bytes found, "
                     f"{stop - start} expected); the object is truncated"
                 )
-        return list(parts)
+        return parts
 
     def put(self, name: str, content: Buffer) -> None:
         """Write the object whole, replacing what is there. Durable and visible at once, or not at all."""
@@ -228,18 +226,26 @@ class Location:
             raise InputError(f"{self.root}: give a local directory as a plain path")
         return fs, f"{root.rstrip('/')}/{_checked(name)}" if name else root
 
+    def _remote_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        fs, key = self._remote(name)
+        starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
+        try:
+            return list(fs.cat_ranges([key] * len(starts), starts, stops, on_error="raise")) if starts else []
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            size = self.size(name)
+            if size < max(stops):  # a range that starts behind the end is an error of its own on S3
+                raise DamagedDataset(
+                    f"{self}/{name}: {size} bytes, {max(stops)} expected; truncated"
+                ) from error
+            raise
+
     def _walk(self, prefix: str) -> Iterator[tuple[str, tuple[int, float]]]:
         """(name, (bytes, time of writing in seconds since the epoch)) of everything below `prefix`."""
         if self.local is not None:
-            top = self._path(prefix)
-            for folder, _, names in os.walk(top):
-                for name in names:
-                    path = Path(folder, name)
-                    try:
-                        stat = path.stat()
-                    except FileNotFoundError:  # a temporary file that has just become its object
-                        continue
-                    yield path.relative_to(self.root).as_posix(), (stat.st_size, stat.st_mtime)
+            for name, stat in durable_files.walk(str(self._path(prefix))):
+                yield f"{prefix}/{name}" if prefix else name, (stat.st_size, stat.st_mtime)
             return
         fs, root = self._remote("")
         top_key = f"{root}/{_checked(prefix)}" if prefix else root

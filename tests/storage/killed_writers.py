@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from storage.commits import Dataset, MemberPlan, open_snapshot
@@ -41,7 +42,11 @@ def start(directory: Path) -> int:
     """A child that writes, as a process of its own; 0 is never returned."""
     child = os.fork()
     if child == 0:
-        write_all(directory)
+        try:
+            write_all(directory)
+        except BaseException:  # noqa: BLE001 - a fork of the parent must not go on as the parent
+            traceback.print_exc()
+            os._exit(1)
         os._exit(0)
     return child
 
@@ -60,12 +65,8 @@ def require_truth(directory: Path) -> None:
         assert open_snapshot(dataset.location).verify() == []
 
 
-def main(root: Path, kills: int) -> None:
-    began = time.monotonic()
-    write_all(root / "uninterrupted")
-    length = time.monotonic() - began
-    expected = contents(root / "uninterrupted")
-
+def kill_and_resume(root: Path, kills: int, length: float, expected: dict[str, bytes]) -> int:
+    """Kill one writer after the other within the time a whole run takes; returns the datasets they finished."""
     chance, finished, directory = random.Random(0), 0, root / "0"
     for _ in range(kills):
         child = start(directory)
@@ -79,7 +80,29 @@ def main(root: Path, kills: int) -> None:
             directory = root / str(finished)
     write_all(directory)
     assert contents(directory) == expected
-    print(f"{kills} kills, {finished + 1} datasets finished")
+    return finished + 1
+
+
+def race(root: Path, races: int, length: float, expected: dict[str, bytes]) -> None:
+    """Three processes write the same dataset at once, and one of them is killed."""
+    for number in range(races):
+        directory = root / f"race {number}"
+        children = [start(directory) for _ in range(3)]
+        time.sleep(random.Random(number).uniform(0, length))
+        os.kill(children[0], signal.SIGKILL)
+        endings = [os.waitpid(child, 0)[1] for child in children]
+        assert endings[1:] == [0, 0], endings
+        assert contents(directory) == expected
+
+
+def main(root: Path, kills: int) -> None:
+    began = time.monotonic()
+    write_all(root / "uninterrupted")
+    length = time.monotonic() - began
+    expected = contents(root / "uninterrupted")
+    finished = kill_and_resume(root, kills, length, expected)
+    race(root, kills // 20, length, expected)
+    print(f"{kills} kills, {finished} datasets finished")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """The commit protocol: planned, raced for, refused, finished, collected."""
 
+import os
 import pickle
 import threading
+import time
+import uuid
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from storage.commits import MemberPlan, open_snapshot
@@ -72,6 +76,27 @@ def test_overwrite_replaces_a_dataset(place: Location) -> None:
     dataset = planned(place, lineage={"seed": 2}, overwrite=True)
     assert dataset.pending() == MEMBERS
     assert list(place.list()) == ["_log/00000000.json"]
+
+
+def test_a_store_that_ignores_conditions_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = type(fsspec.filesystem("memory"))
+    put = memory.pipe_file
+    monkeypatch.setattr(memory, "pipe_file", lambda self, path, value, **_: put(self, path, value))
+    place = Location.of(f"memory://{uuid.uuid4().hex}")
+    with pytest.raises(InputError, match="ignores the create-if-absent condition"):
+        planned(place)
+    assert place.list() == {}
+
+
+def test_finishing_removes_torn_files_of_the_killed(tmp_path: Path) -> None:
+    for name, age in (("old", 7200), ("young", 60)):
+        torn = tmp_path / f".{name}.0123.tmp"
+        torn.write_bytes(b"half")
+        os.utime(torn, (time.time() - age, time.time() - age))
+    write_all(str(tmp_path))
+    assert [path.name for path in tmp_path.glob(".*")] == [".young.0123.tmp"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import resource
 import threading
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def test_a_range_past_the_end_names_the_object(place: Location) -> None:
     place.put("letters", b"abcdefgh")
     with pytest.raises(DamagedDataset, match="letters"):
         place.read_ranges("letters", [(0, 4), (6, 12)])
+    with pytest.raises(DamagedDataset, match="letters"):
+        place.read_ranges("letters", [(10, 12)])
 
 
 def test_create_makes_only_one_object(place: Location) -> None:
@@ -152,6 +155,20 @@ def test_a_full_disk_leaves_the_old_content_and_no_temporary_file(
         write(place, "kept", b"new")  # type: ignore[operator]
     monkeypatch.undo()
     assert place.read("kept") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_write_that_fails_halfway_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on file size stops the write itself in the middle, as a full disk does."""
+    place, limits = Location.of(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    place.put("kept", b"old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            place.put("kept", b"x" * (2 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert place.list() == {"kept": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
