@@ -85,7 +85,7 @@ class Location:
         if self.local is not None:
             parts = durable_files.read_ranges(self._path(name), ranges)
         else:
-            parts = self._remote_ranges(name, ranges)
+            parts = _remote_ranges(self, name, ranges)
         for (start, stop), part in zip(ranges, parts, strict=True):
             if len(part) != stop - start:
                 raise DamagedDataset(
@@ -226,21 +226,6 @@ class Location:
             raise InputError(f"{self.root}: give a local directory as a plain path")
         return fs, f"{root.rstrip('/')}/{_checked(name)}" if name else root
 
-    def _remote_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        fs, key = self._remote(name)
-        starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
-        try:
-            return list(fs.cat_ranges([key] * len(starts), starts, stops, on_error="raise")) if starts else []
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            size = self.size(name)
-            if size < max(stops):  # a range that starts behind the end is an error of its own on S3
-                raise DamagedDataset(
-                    f"{self}/{name}: {size} bytes, {max(stops)} expected; truncated"
-                ) from error
-            raise
-
     def _walk(self, prefix: str) -> Iterator[tuple[str, tuple[int, float]]]:
         """(name, (bytes, time of writing in seconds since the epoch)) of everything below `prefix`."""
         if self.local is not None:
@@ -257,6 +242,22 @@ _PROBE_ADVICE = (
     "Commits need a store where only one of two writers can create an object: local disk, a POSIX network "
     "share, or an object store with conditional writes (S3, GCS, Azure, recent MinIO or Ceph)."
 )
+
+
+def _remote_ranges(location: Location, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    fs, key = location._remote(name)
+    starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
+    try:
+        return list(fs.cat_ranges([key] * len(starts), starts, stops, on_error="raise")) if starts else []
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        size = location.size(name)
+        if size < max(stops):  # a range that starts behind the end is an error of its own on S3
+            raise DamagedDataset(
+                f"{location}/{name}: {size} bytes, {max(stops)} expected; the object is truncated"
+            ) from error
+        raise
 
 
 def _checked(name: str) -> str:

@@ -66,7 +66,7 @@ def require_truth(directory: Path) -> None:
 
 
 def kill_and_resume(root: Path, kills: int, length: float, expected: dict[str, bytes]) -> int:
-    """Kill one writer after the other within the time a whole run takes; returns the datasets they finished."""
+    """Kill writer after writer within the time a whole run takes; returns how many datasets they finished."""
     chance, finished, directory = random.Random(0), 0, root / "0"
     for _ in range(kills):
         child = start(directory)
