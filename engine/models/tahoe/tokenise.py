@@ -18,6 +18,8 @@ from engine.models.tahoe.config import CollatorConfig
 from engine.models.tokens import FloatArray, IntArray, Tokens
 
 CELL_TOKEN, DRUG_TOKEN = "<cls>", "<drug>"
+# Of a 64-bit sampling key: 20 bits cell of the block, 27 bits random draw, 17 bits position in the cell.
+CELL_BITS, POSITION_BITS = 20, 17
 
 
 class TahoeTokeniser:
@@ -132,18 +134,28 @@ def _shortened(tokens: Tokens, limit: int, n_kept: int, seed: int, global_C: Int
     The tokens that stay keep their order (the original shuffles them; the model does not see order). n_kept =
     limit truncates. A token's draw depends on seed, cell and position only.
     """
-    cut_T = np.flatnonzero(np.repeat(tokens.lengths > limit, tokens.lengths))
-    cell_T, position_T = tokens.cell_T[cut_T], tokens.position_T[cut_T]
-    draw_T = _random_keys(seed, global_C[cell_T], position_T)
+    long_C = tokens.lengths > limit
+    lengths = tokens.lengths[long_C]
+    if tokens.n_cells >> CELL_BITS or int(lengths.max()) >> POSITION_BITS:
+        raise ModelError(
+            f"tokenise at most {1 << CELL_BITS:,} cells of {1 << POSITION_BITS:,} tokens at once"
+        )
+    cut_T = np.flatnonzero(np.repeat(long_C, tokens.lengths))
+    position_T = tokens.position_T[cut_T].astype(np.uint64)
+    draw_T = _random_keys(seed, np.repeat(global_C[long_C], lengths), position_T)
+    draw_T >>= np.uint64(CELL_BITS + POSITION_BITS)
     draw_T[position_T < n_kept] = 0
-    # Rank of each token's draw within its cell; the sort is stable, so kept tokens come first.
-    order = np.lexsort((draw_T, cell_T))
-    lengths = tokens.lengths[tokens.lengths > limit]
-    rank = np.arange(len(cut_T)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    row_T = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
+    # One number says cell, draw and position, so that a plain sort ranks the draws of every cell, and ties
+    # between draws go by position on any machine.
+    key_T = (row_T << np.uint64(64 - CELL_BITS)) | (draw_T << np.uint64(POSITION_BITS)) | position_T
+    key_T.sort()
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    dropped_T = np.arange(len(cut_T)) - starts >= limit
+    at_T = starts + (key_T & np.uint64((1 << POSITION_BITS) - 1)).astype(np.int64)
     keep_T = np.ones(tokens.n_tokens, bool)
-    keep_T[cut_T[order[rank >= limit]]] = False
-    lengths_C = np.minimum(tokens.lengths, limit)
-    offsets = np.concatenate([[0], np.cumsum(lengths_C)]).astype(np.int64)
+    keep_T[cut_T[at_T[dropped_T]]] = False
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(tokens.lengths, limit))]).astype(np.int64)
     return Tokens(tokens.ids_T[keep_T], tokens.values_T[keep_T], offsets)
 
 
