@@ -64,7 +64,7 @@ def expression_components(counts: sparse.csr_matrix, seed: int = 0) -> Float32:
     from sklearn.decomposition import PCA
 
     totals_C = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
-    logged = np.log1p(counts.multiply(1e4 / totals_C[:, None]).toarray())
+    logged = np.log1p(np.asarray(counts.todense()) * (1e4 / totals_C[:, None]))
     kept = min(COMPONENTS, min(logged.shape) - 1)
     components: Float32 = PCA(kept, random_state=seed).fit_transform(logged).astype(np.float32)
     return components

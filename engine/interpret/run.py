@@ -82,7 +82,7 @@ def explain(
     overwrite: bool = False,
     report: Progress | None = None,
 ) -> FeatureRun:
-    """Write the feature tables of an autoencoder to `output`. Raises LineageMismatch when others are there."""
+    """Write the feature tables to `output`. Raises LineageMismatch when others are there."""
     dataset = plan_tables(output, options.lineage(inputs), overwrite=overwrite)
     if dataset.is_complete:
         return FeatureRun(dataset.finish(), did_work=False)

@@ -3,8 +3,10 @@ links."""
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
+import re
 from importlib import resources
 from string import Template
 from typing import Any
@@ -29,6 +31,7 @@ def render(content: PageContent) -> str:
     """The whole page as HTML. All text is escaped: labels and gene names come from users' files."""
     return Template(_asset("template.html")).substitute(
         title=html.escape(content.title),
+        lineage=html.escape(content.lineage),
         lead=html.escape(content.lead),
         footer=html.escape(content.footer),
         quality_note=html.escape(content.quality_note),
@@ -36,6 +39,18 @@ def render(content: PageContent) -> str:
         script="\n".join(_asset(name) for name in SCRIPTS),
         content=script_json(as_json(content)),
     )
+
+
+def lineage_of(page: str) -> str | None:
+    """What a rendered page says it was made from; None for another file."""
+    found = re.search(r'<meta name="syncytium-lineage" content="([^"]*)">', page[:4096])
+    return html.unescape(found[1]) if found else None
+
+
+def assets_hash() -> str:
+    """Changes with the template, the style and the scripts: a page of another version is made again."""
+    texts = [_asset(name) for name in ("template.html", "page.css", *SCRIPTS)]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def script_json(value: Any) -> str:

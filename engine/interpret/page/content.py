@@ -82,6 +82,8 @@ class PageContent:
     lead: str
     footer: str
     quality_note: str
+    lineage: str
+    """Identity of what the page was made from, kept in its head (see `build.lineage_of`)."""
     label_column: str
     street: tuple[Step, ...]
     cells: CellMap

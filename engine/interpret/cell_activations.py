@@ -1,0 +1,46 @@
+"""The largest activation of every feature in every cell, dense: for maps of some thousand cells.
+
+Shape legend: T tokens, D width, C cells, F features.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engine.interpret.features import FeatureEncoder, Integers, whole_cell_chunks
+from engine.interpret.inputs import FeatureInputs
+from engine.interpret.runs import Float32, segments
+from engine.models import sae
+from storage.checkpoints import local_copy
+
+
+def peak_activations(inputs: FeatureInputs) -> Float32:
+    """`[cells, features]` over the whole cache; 0 where a feature is silent or a cell has no gene token."""
+    autoencoder = sae.load(local_copy(inputs.sae_path))
+    peak_CF = np.zeros((inputs.n_cells, inputs.n_features), np.float32)
+    for record in inputs.cache.members:
+        tokens = inputs.cache.read(inputs.hook, record.key)
+        kept_T = inputs.gene_tokens[tokens.gene] & (tokens.cell < inputs.n_cells)
+        add_peaks(peak_CF, autoencoder, tokens.acts, tokens.cell, kept_T)
+    return peak_CF
+
+
+def add_peaks(
+    peak_CF: Float32,
+    encoder: FeatureEncoder,
+    x_TD: torch.Tensor,
+    cell_T: Integers,
+    kept_T: npt.NDArray[np.bool_],
+) -> None:
+    """Raise `peak_CF` to the activations of the kept tokens, whose cells are rows of it."""
+    rows_T = np.flatnonzero(kept_T)
+    rows_T = rows_T[np.argsort(cell_T[rows_T], kind="stable")]
+    cells = cell_T[rows_T].astype(np.int64)
+    for start, stop in whole_cell_chunks(cells):
+        with torch.inference_mode():
+            a_TF = encoder.encode(x_TD[torch.from_numpy(rows_T[start:stop])].float()).numpy()
+        starts_C = segments(cells[start:stop])
+        cell_C = cells[start:stop][starts_C]
+        peak_CF[cell_C] = np.maximum(peak_CF[cell_C], np.maximum.reduceat(a_TF, starts_C, axis=0))
