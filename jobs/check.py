@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -19,7 +19,7 @@ class Options(JobOptions):
     Exit code 2 when there is an error that would stop `ingest`. --output writes the report as JSON.
     """
 
-    files: tyro.conf.Positional[tuple[str, ...]]
+    files: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """h5ad, 10x h5, 10x folder with matrix.mtx, or AnnData zarr."""
     model: str | None = None
     """Encoder directory: also report the share of counts on genes of its vocabulary."""

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,7 +15,7 @@ from jobs.run_record import Outcome
 class Options(JobOptions):
     """Check count files and write them as one cell store: raw counts by cell, genes by Ensembl id."""
 
-    files: tyro.conf.Positional[tuple[str, ...]]
+    files: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """h5ad, 10x h5, 10x folder with matrix.mtx, or AnnData zarr; several become one store in this order."""
     gene_id_key: str = "auto"
     """Column of var with gene ids, or `index`. Default: the column or index that holds Ensembl ids."""

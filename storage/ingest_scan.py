@@ -14,9 +14,9 @@ import xxhash
 from storage.count_rows import store_rows
 from storage.locations import Location
 from storage.sources import open_source
-from storage.validation.counts import ValueScan
+from storage.validation.counts import LARGEST_COUNT, ValueScan
 
-_HASH_BYTES = 1 << 26
+_HASH_BYTES = 1 << 24
 
 
 @dataclass
@@ -59,6 +59,8 @@ def scan_members(
                 scan.total += int(rows.data.sum())
                 scan.largest = max(scan.largest, int(rows.data.max(initial=0)))
                 scan.n_empty += int((np.diff(rows.indptr) == 0).sum())
+            # Columns that each fit may not fit when they are summed.
+            scan.values.n_too_large += int(scan.largest > LARGEST_COUNT and not scan.values.n_too_large)
             scans.append(scan)
     return scans
 

@@ -9,7 +9,7 @@ from storage.sources.source import reading
 
 # Row blocks end inside HDF5 chunks; the cache keeps the chunk that the next block begins with (default: 1
 # MB).
-_CHUNK_CACHE_BYTES = 1 << 26
+_CHUNK_CACHE_BYTES = 1 << 24
 
 
 def open_hdf5(path: str) -> h5py.File:

@@ -16,9 +16,9 @@ from scipy import sparse
 
 from storage.errors import InputError
 
-# Stored values held at once while reading: 4 Mi x (4 byte index + 4..8 byte value) is about 50 MB, whatever
-# the file.
-BLOCK_ELEMENTS = 1 << 22
+# Stored values held at once: 2 Mi x (4 byte index + 4..8 byte value), 24 MB, and a few copies while they are
+# sorted. the file.
+BLOCK_ELEMENTS = 1 << 21
 
 
 class UnreadableSource(InputError):
