@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +23,14 @@ from engine.streaming.packing import pack
 from engine.streaming.products.product import Collector, Product
 from engine.streaming.sink import Encoded
 from engine.streaming.source import member_of
-from engine.streaming.tokenising import tokens_of
+from engine.streaming.tokenising import TokeniseMembers, tokens_of
+from storage.cells import CellStore
 from storage.checkpoints import local_copy
 from storage.commits import Dataset
 from storage.snapshots import record_name
 
 # Leases only order work between jobs that race, so a guess is enough: longer than most members take.
 LEASE_SECONDS = 900.0
-
-
-Feed = Callable[[pa.Table], pa.Table]
 
 
 class MemberFailed(RuntimeError):
@@ -64,15 +62,28 @@ class Assignment:
     courteous: bool
 
 
+@dataclass(frozen=True)
+class OwnReading:
+    """For an actor that reads and tokenises its members itself. Small enough to travel with a restart."""
+
+    store: CellStore
+    max_tokens: int | None
+    seed: int
+
+
 class EncodeMembers:
     """Actor of the encoding stage. Weights come from the node's own disk; only paths and options travel."""
 
-    def __init__(self, spec: EncoderSpec, assignment: Assignment, feed: Feed | None = None) -> None:
-        """`feed` turns a member's row into one of tokens; None where rows arrive with their tokens."""
+    def __init__(self, spec: EncoderSpec, assignment: Assignment, reading: OwnReading | None = None) -> None:
+        """`reading`: None where rows arrive with their tokens."""
         # Before the first matrix product, or torch keeps the pool it has made.
         torch.set_num_threads(spec.threads)
-        self.spec, self.work, self.feed = spec, assignment, feed
+        self.spec, self.work, self.reading = spec, assignment, reading
         self.encoder = load_encoder(spec)
+        if reading:
+            tokeniser = self.encoder.tokeniser
+            match = tokeniser.match(list(reading.store.genes.index))
+            self.tokenise = TokeniseMembers(tokeniser, match, reading.max_tokens, reading.seed)
 
     def __call__(self, row: pa.Table) -> Iterator[dict[str, Any]]:
         started = time.monotonic()
@@ -89,10 +100,15 @@ class EncodeMembers:
             return True
         return not self.work.courteous and not dataset.location.exists(record_name(member.key))
 
+    def _tokens(self, member: Member, row: pa.Table) -> Tokens:
+        if self.reading is None:
+            return tokens_of(row)
+        return self.tokenise.tokens(self.reading.store.read(member.start, member.stop))
+
     def _encode(self, member: Member, row: pa.Table, started: float) -> Encoded:
         writer = self.work.dataset.member(member.key)
         try:
-            tokens = tokens_of(self.feed(row) if self.feed else row)
+            tokens = self._tokens(member, row)
             collector = self.work.product.collect(self.encoder, tokens, member)
             encode_cells(self.encoder, tokens, collector, self.spec.batch_tokens)
             for name, content in collector.objects():

@@ -13,13 +13,13 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from engine.streaming.encoders import Assignment, EncodeMembers, EncoderSpec
+from engine.streaming.encoders import Assignment, EncodeMembers, EncoderSpec, OwnReading
 from engine.streaming.inputs import Inputs
 from engine.streaming.members import Member
 from engine.streaming.products.product import Product
 from engine.streaming.recipe import Recipe, Workers
 from engine.streaming.sink import CommitSink, Spent
-from engine.streaming.source import CellSource, member_of, one_row, read_member
+from engine.streaming.source import CellSource, one_row
 from engine.streaming.tokenising import TokeniseMembers
 from storage.cells import CellStore
 from storage.commits import Dataset
@@ -62,20 +62,20 @@ def stream(
         inputs.model.path, recipe.precision, recipe.batch_tokens, workers.threads, "cuda" if gpus else "cpu"
     )
     fused = not gpus if workers.fused is None else workers.fused
-    tokenise = inputs.tokeniser(recipe.max_tokens, recipe.seed)
     sink = CommitSink()
     with DataContext.current(_context()), warnings.catch_warnings():
         # The named parameters that replace ray_remote_args from Ray 2.64 on have no bound on retries in 2.60.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         if fused:
             rows = ray.data.from_arrow([one_row(member) for member in pending])
-            feed = partial(read_and_tokenise, inputs.store, tokenise)
+            reading = OwnReading(inputs.store, recipe.max_tokens, recipe.seed)
         else:
+            tokenise = inputs.tokeniser(recipe.max_tokens, recipe.seed)
             rows = _tokenised(inputs.store, pending, tokenise, n_actors * READERS_PER_ACTOR)
-            feed = None
+            reading = None
         encoded = rows.map_batches(
             EncodeMembers,
-            fn_constructor_args=(spec, Assignment(dataset, product, owner, courteous), feed),
+            fn_constructor_args=(spec, Assignment(dataset, product, owner, courteous), reading),
             compute=ActorPoolStrategy(min_size=1, max_size=n_actors, initial_size=n_actors),
             **BY_MEMBER,
             **_actor_options(workers.threads, gpus),
@@ -100,10 +100,6 @@ def _tokenised(
 
 def _call(tokenise: TokeniseMembers, row: pa.Table) -> pa.Table:
     return tokenise(row)
-
-
-def read_and_tokenise(store: CellStore, tokenise: TokeniseMembers, row: pa.Table) -> pa.Table:
-    return tokenise(read_member(store, member_of(row)))
 
 
 def _default_actors(gpus: int, threads: int) -> int:

@@ -13,8 +13,10 @@ from engine.streaming.recipe import Recipe
 from storage.errors import InputError
 from storage.locations import Location
 
-# Cell, gene and position beside each token, and the share of headers and index.
+# Cell, gene and position beside each token, and its share of headers and index.
 _BYTES_BESIDE_ACTIVATIONS = 12
+# Ids and names of the vocabulary, compressed.
+_BYTES_PER_GENE = 14
 
 # Blocks of cells looked at to learn how many of their counts become tokens.
 _SAMPLES, _CELLS_A_SAMPLE = 8, 32
@@ -41,7 +43,8 @@ def cache_size(inputs: Inputs, product: ActivationProduct, recipe: Recipe) -> Ca
         used += len(product.kept_tokens(tokens, int(start), special_ids))
     n_tokens = int(bound.sum() * used / max(bounded, 1))
     bytes_per_token = inputs.model.d_model * STORED_AS[product.precision].itemsize + _BYTES_BESIDE_ACTIVATIONS
-    return CacheSize(n_tokens, n_tokens * bytes_per_token * len(product.hooks))
+    gene_table = _BYTES_PER_GENE * len(inputs.model.tokeniser.gene_ids)
+    return CacheSize(n_tokens, n_tokens * bytes_per_token * len(product.hooks) + gene_table)
 
 
 def require_room(output: Location, size: int) -> None:

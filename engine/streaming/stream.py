@@ -48,6 +48,8 @@ def token_activations(
     tokens_per_cell: int | None = None,
     special_tokens: bool = False,
     n_cells: int | None = None,
+    member_tokens: int = MEMBER_TOKENS,
+    members_per_pool: int = MEMBERS_PER_POOL,
 ) -> Iterator[TokenActivations]:
     """Endless shuffled batches of exactly `batch_tokens` tokens: acts float32 `[batch_tokens, d]` on the CPU.
 
@@ -70,8 +72,8 @@ def token_activations(
     )
     tokenise = TokeniseMembers(encoder.tokeniser, match, max_tokens or encoder.max_tokens, seed)
     bound = product.bound(store.nnz_per_cell[:n_cells], tokenise.max_tokens, SPECIAL_PER_CELL)
-    members = [Member.of(member) for member in members_by_tokens(bound, MEMBER_TOKENS)]
-    pools = _Pools(store, encoder, product, tokenise, members)
+    members = [Member.of(member) for member in members_by_tokens(bound, member_tokens)]
+    pools = _Pools(store, encoder, product, tokenise, members, members_per_pool)
     return pools.batches(batch_tokens, start_batch, rank, world)
 
 
@@ -82,6 +84,7 @@ class _Pools:
     product: ActivationProduct
     tokenise: TokeniseMembers
     members: Sequence[Member]
+    members_per_pool: int
     sizes: dict[int, int] = field(default_factory=dict)
 
     def batches(
@@ -115,7 +118,7 @@ class _Pools:
             if not share:
                 raise InputError(f"{len(numbers)} members of cells cannot be shared by {world} workers")
             while share:
-                n_members = min(MEMBERS_PER_POOL, len(share))
+                n_members = min(self.members_per_pool, len(share))
                 while n_members < len(share) and sum(map(self._size, share[:n_members])) < batch_tokens:
                     n_members += 1
                 yield pass_number, share[:n_members]

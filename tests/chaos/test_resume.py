@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-import xxhash
 
 from tests.conftest import REPOSITORY
+from tests.streaming.in_process import hashes
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ SECONDS_TO_WAIT = 180
 
 def cache_command(store: Path, model: Path, output: Path, *extra: str) -> list[str]:
     flags = ["--cells", store, "--model", model, "--hooks", "resid_post_0,final", "--output", output]
-    sizing = ["--shard-tokens", "8192", "--tokens-per-cell", "64", "--actors", "2", "--address", "local"]
+    sizing = ["--shard-tokens", "512", "--tokens-per-cell", "32", "--actors", "2", "--address", "local"]
     return [sys.executable, "-m", "jobs.cache", *map(str, flags), *sizing, *extra]
 
 
@@ -45,15 +45,6 @@ def wait_for_members(output: Path, process: subprocess.Popen[str], n: int) -> No
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline, f"only {committed(output)} members"
         time.sleep(0.02)
-
-
-def hashes(output: Path) -> dict[str, str]:
-    """Of every object of the dataset: what a run says about itself (times, memory) is not part of it."""
-    return {
-        path.relative_to(output).as_posix(): xxhash.xxh3_128_hexdigest(path.read_bytes())
-        for path in sorted(output.rglob("*"))
-        if path.is_file() and path.name != "run.json"
-    }
 
 
 def processes_below(pid: int) -> dict[int, str]:

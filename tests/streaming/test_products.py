@@ -41,7 +41,9 @@ def read_cache(path, hook):
     """Everything a cache holds at one hook, sorted by cell and position."""
     cache = ActivationCache.open(str(path))
     parts = [cache.read(hook, member.key) for member in cache.members]
-    cell, pos, gene = (np.concatenate([getattr(part, name) for part in parts]) for name in ("cell", "pos", "gene"))
+    cell, pos, gene = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("cell", "pos", "gene")
+    )
     acts = np.concatenate([part.acts.float().numpy() for part in parts])
     order = np.lexsort((pos, cell))
     return cell[order], pos[order], gene[order], acts[order]
