@@ -184,18 +184,21 @@ class CellStore:
                 lengths[place] = np.diff(pointers)
                 wanted.append((int(pointers[0]), int(pointers[-1])))
             indices, counts = member.indices.read(wanted), member.data.read(wanted)
+            if len(by_member) == 1:  # already in order, and blocks inside a member are the common case
+                return CellRows(_row_pointers(lengths), indices.astype(np.int32), counts, self.n_genes)
             ends = np.cumsum([stop - start for start, stop in wanted])[:-1]
             for place, *pair in zip(places, np.split(indices, ends), np.split(counts, ends), strict=True):
                 values[place] = pair
         return self._assembled(lengths, values)
 
     def _assembled(self, lengths: list[Any], values: list[Any]) -> CellRows:
-        empty = np.empty(0, np.int64)
-        indptr = np.concatenate([[0], np.cumsum(np.concatenate([empty, *lengths]))]).astype(np.int64)
         if not values:
-            return CellRows(indptr, np.empty(0, np.int32), np.empty(0, np.uint16), self.n_genes)
+            return CellRows(
+                np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.uint16), self.n_genes
+            )
         indices = np.concatenate([genes for genes, _ in values]).astype(np.int32)
-        return CellRows(indptr, indices, np.concatenate([counts for _, counts in values]), self.n_genes)
+        counts = np.concatenate([counts for _, counts in values])
+        return CellRows(_row_pointers(lengths), indices, counts, self.n_genes)
 
     def to_dask(self, rows: int = _DASK_ROWS) -> Any:
         """dask.array [n_cells, n_genes] of scipy CSR float32 blocks of at most `rows` cells, none across
@@ -246,6 +249,10 @@ class CellStore:
 
     def _parts(self) -> list[bytes]:
         return [self.snapshot.read(member.facts["obs"]) for member in self.snapshot.members]
+
+
+def _row_pointers(lengths: list[Any]) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
 
 
 @lru_cache(maxsize=8)
