@@ -84,8 +84,10 @@ def _write(plan: IngestPlan, member: MemberPlan, source: Source) -> Record:
     writer.put(part, encode_part(obs, number, counts.genes_per_cell, counts.totals_per_cell))
     if probe is not None:
         _require_readable(plan.dataset.location, group, counts, *probe)
-    kept_facts = {name: facts[name] for name in ("n_cells", "nnz", "total", "file", "start", "stop")}
-    return writer.commit({**kept_facts, "group": group, "obs": part, "dtype": dtype.name})
+    kept_facts = {name: facts[name] for name in ("n_cells", "nnz", "total", "file")}
+    begin = sum(other.facts["n_cells"] for other in plan.dataset.members[:number])
+    rows_of = {"start": begin, "stop": begin + facts["n_cells"], "file_start": start, "file_stop": stop}
+    return writer.commit({**kept_facts, **rows_of, "group": group, "obs": part, "dtype": dtype.name})
 
 
 def _obs(plan: IngestPlan, file: PlannedFile, source: Source, start: int, stop: int) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Every format gives the same cells in blocks, and damaged files are refused with their name."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata
@@ -172,3 +174,19 @@ def test_matrix_market_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     (folder / "barcodes.tsv").unlink()
     with pytest.raises(UnreadableSource, match=r"barcodes\.tsv"):
         open_source(str(folder))
+
+
+def test_a_file_that_is_being_written_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "cells.h5ad"
+    inputs.cells().write_h5ad(path)
+    script = (
+        f"import h5py, sys; f = h5py.File({str(path)!r}, 'a'); print('open', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        with pytest.raises(UnreadableSource, match="another program is writing it"):
+            open_source(str(path))
+        writer.communicate()
+    open_source(str(path)).close()
