@@ -250,3 +250,27 @@ def test_object_store(tmp_path: Path) -> None:
     store = CellStore.open("memory://test-ingest/store")
     assert np.array_equal(store.read(0, 60).to_csr().toarray(), inputs.cells().X.toarray())
     assert store.genes.shape == (40, 2)
+
+
+def test_inputs_from_an_object_store(tmp_path: Path) -> None:
+    from storage.locations import Location
+
+    save(inputs.cells(), tmp_path / "cells.h5ad")
+    inputs.write_10x_mtx(tmp_path / "mtx", inputs.counts(20, seed=1), gzipped=True)
+    bucket = Location.of("memory://test-inputs")
+    for path in [tmp_path / "cells.h5ad", *(tmp_path / "mtx").iterdir()]:
+        bucket.put(str(path.relative_to(tmp_path)), path.read_bytes())
+    ingest(["memory://test-inputs/cells.h5ad", "memory://test-inputs/mtx"], tmp_path / "store")
+    assert np.array_equal(matrix_of(tmp_path / "store")[60:], inputs.counts(20, seed=1).toarray())
+
+
+@pytest.mark.slow
+def test_every_real_file(shared: Path, tmp_path: Path) -> None:
+    for path in sorted((shared / "data").glob("*.h5ad")):
+        adata = anndata.read_h5ad(path)
+        ingest([str(path)], tmp_path / path.stem)
+        store = CellStore.open(tmp_path / path.stem)
+        assert store.n_cells == adata.n_obs
+        assert np.array_equal(store.total_counts, np.asarray(adata.X.sum(1)).ravel()), path.name
+        if store.n_genes == adata.n_vars:  # two files have columns that are one gene
+            assert (store.read(0, store.n_cells).to_csr() != adata.X).nnz == 0, path.name
