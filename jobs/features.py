@@ -30,20 +30,17 @@ class Options(JobOptions):
     min_gene_tokens: int = 1
     """Leave genes with fewer tokens than this out of the ranking; a mean over two tokens says little."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for flag in ("top_genes", "top_cells", "min_gene_tokens"):
-            if getattr(self, flag) < 1:
-                raise InputError(
-                    f"--{flag.replace('_', '-')} is {getattr(self, flag)}; it must be at least 1."
-                )
-
 
 def run(options: Options) -> Outcome:
     from engine.interpret.inputs import FeatureInputs
     from engine.interpret.run import FeatureOptions, explain
 
     output = options.output_location
+    for flag in ("top_genes", "top_cells", "min_gene_tokens"):
+        if getattr(options, flag) < 1:
+            raise InputError(
+                f"--{flag.replace('_', '-')} is {getattr(options, flag)}; it must be at least 1."
+            )
     inputs = FeatureInputs.open(
         options.sae,
         options.cache,

@@ -163,6 +163,7 @@ def _observe_all(inputs: FeatureInputs, plan: PassPlan, report: Progress) -> tup
     total, done, peak = sum(int(record.facts["n_tokens"]) for record in members), 0, 0
     states = [features.empty_state(plan)]
     sizes = {record.key: int(record.facts["n_tokens"]) for record in members}
+    report(0, total, "tokens")
     for key, state, memory in _results(inputs, plan, list(sizes)):
         states.append(state)
         if len(states) > MERGE_EVERY:

@@ -1,0 +1,69 @@
+"""`features` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.features import main
+from tests.interpret.inputs import CELLS, FEATURES, Place, place, write_autoencoder
+
+__all__ = ["place"]
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def test_writes_tables_products_and_record(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "features"
+    command = [*place.flags, "--label", "cell_type", "--top-genes", "4", "--output", str(output)]
+    assert main(command) == 0
+    record = json.loads((output / "run.json").read_text())
+    assert record["counts_in"] == {"tokens": CELLS * 30, "cells": CELLS, "features": FEATURES}
+    assert record["counts_out"]["features_fired"] <= FEATURES
+    assert record["peak_memory_bytes"]["worker"] > 0
+    for name in ("features", "top_genes", "top_cells", "labels"):
+        assert (output / f"{name}.parquet").is_file()
+    genes = json.loads((output / "feature_gene_associations.json").read_text())
+    assert list(genes) == [str(feature) for feature in range(FEATURES)]
+    assert all(len(entry["top_genes"]) <= 4 for entry in genes.values())
+    assert main(command) == 0
+    assert "nothing to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--label", "tissue"], "--label tissue"),
+        (["--top-genes", "0"], "--top-genes is 0"),
+        (["--hook", "resid_post_0"], "trained at resid_post_1"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_leaves_nothing(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], reason: str
+) -> None:
+    assert main([*place.flags, *flags, "--output", str(tmp_path / "out")]) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_autoencoder_of_another_model_is_refused(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_autoencoder(tmp_path / "sae", model="another")
+    assert main([*place.flags, "--sae", str(tmp_path / "sae"), "--output", str(tmp_path / "out")]) == 2
+    assert "another" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_options_do_not_overwrite(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path / "features")]
+    assert main([*place.flags, *output, "--top-genes", "3"]) == 0
+    assert main([*place.flags, *output, "--top-genes", "5"]) == 2
+    assert "top_genes" in capsys.readouterr().err
+    assert main([*place.flags, *output, "--top-genes", "5", "--overwrite"]) == 0
