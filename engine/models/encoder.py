@@ -35,6 +35,7 @@ class EncoderOutput:
 class Encoder(nn.Module, ABC):
     """A cell encoder. Layers are counted like the hooks: layer i is the output of block i.
 
+    max_tokens: tokens of a cell that are read unless told otherwise.
     default_layer, default_pool: what the model's authors use as cell embedding.
     unit_embeddings: whether they scale embeddings to length one.
     """

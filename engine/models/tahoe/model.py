@@ -159,6 +159,10 @@ class CellHead(nn.Module):
         return (query_TD * cell_CD.float()[cell_T]).sum(1) * self.scale
 
 
+# The original's prediction script reads this many tokens of a cell, whatever length the model was trained with.
+INFERENCE_TOKENS = 2048
+
+
 class TahoeEncoder(Encoder):
     """Tahoe-x1. Default embedding: the final state of `<cls>`, scaled to length one."""
 
@@ -166,7 +170,8 @@ class TahoeEncoder(Encoder):
         super().__init__()
         self.config: TahoeConfig = config
         self.tokeniser: TahoeTokeniser = tokeniser
-        self.d_model, self.n_layers, self.max_tokens = config.d_model, config.n_layers, tokeniser.max_tokens
+        self.d_model, self.n_layers = config.d_model, config.n_layers
+        self.max_tokens = max(tokeniser.max_tokens, INFERENCE_TOKENS)
         self.default_layer, self.default_pool, self.unit_embeddings = config.n_layers - 1, "cls", True
         self.genes = GeneEmbedding(config)
         self.values = ValueEmbedding(config)

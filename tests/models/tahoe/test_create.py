@@ -17,7 +17,9 @@ def test_vocabulary_is_specials_sorted_genes_and_junk() -> None:
 
 def test_sizes_and_presets() -> None:
     small = tahoe.create(GENES, n_layers=1, d_model=32, n_heads=4, expansion=2, max_tokens=77)
-    assert (small.n_layers, small.d_model, small.config.d_ffn, small.max_tokens) == (1, 32, 64, 77)
+    assert (small.n_layers, small.d_model, small.config.d_ffn, small.tokeniser.max_tokens) == (1, 32, 64, 77)
+    # Trained on 77 tokens of a cell; read, as the original reads every size, on up to 2,048.
+    assert small.max_tokens == 2048
     preset = tahoe.PRESETS["70m"]
     assert (preset["d_model"], preset["n_layers"], preset["n_heads"]) == (512, 12, 8)
     with pytest.raises(ModelError, match="preset '7b' is not known"):
