@@ -159,7 +159,7 @@ class CellHead(nn.Module):
         return (query_TD * cell_CD.float()[cell_T]).sum(1) * self.scale
 
 
-# The original's prediction script reads this many tokens of a cell, whatever length the model was trained with.
+# The original's prediction script reads this many tokens of a cell, whatever the model was trained with.
 INFERENCE_TOKENS = 2048
 
 
