@@ -130,14 +130,14 @@ def content_of(made: Made, measures: dict[str, float], lineage: str, seed: int) 
     return PageContent(
         title=TITLE,
         lead=(
-            f"A Tahoe-x1 encoder of {made.encoder_parameters / 1e6:.2g} million parameters learnt to tell "
+            f"A Tahoe-x1 encoder of {made.encoder_parameters:,} parameters learnt to tell "
             f"hidden gene counts of {inputs.n_cells:,} blood cells. It was never shown a cell type. A sparse "
             "autoencoder then took what it holds about each gene apart into features."
         ),
         footer=FOOTER,
         quality_note=QUALITY,
         lineage=lineage,
-        label_column="Cell types",
+        label_column="Cell type",
         street=_street(made),
         cells=CellMap(
             names.cell_names, label.labels, label.code_C.tolist(), umap_projection(embeddings.X, seed)
@@ -155,9 +155,7 @@ def _street(made: Made) -> tuple[Step, ...]:
     return (
         Step("Cell store", f"{store.n_cells:,}", f"cells × {store.n_genes:,} genes"),
         Step("Tokens", f"{store.nnz:,}", "counts above zero"),
-        Step(
-            "Encoder", f"{made.encoder_parameters / 1e6:.2g} M", f"parameters, {made.encoder_layers} layers"
-        ),
+        Step("Encoder", _short(made.encoder_parameters), f"parameters, {made.encoder_layers} layers"),
         Step("Embeddings", f"{made.embeddings.width}", "numbers a cell"),
         Step("Activations", f"{cache.n_tokens:,}", f"tokens at {made.inputs.hook}"),
         Step(
@@ -167,6 +165,10 @@ def _street(made: Made) -> tuple[Step, ...]:
         ),
         Step("Feature tables", f"{facts['n_features_fired']:,}", "features that fire"),
     )
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.2g} M" if count >= 1e5 else f"{count / 1e3:.2g} k"
 
 
 def _curves(made: Made) -> tuple[Curve, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from engine.interpret.runs import Float64, Int64, LevelRun, segments
 
@@ -30,6 +30,9 @@ def odds_ratio(in_hits: Int64, in_total: Int64, out_hits: Int64, out_total: Int6
 def fisher_greater(in_hits: Int64, in_total: Int64, out_hits: Int64, out_total: Int64) -> Float64:
     """One-sided Fisher p: probability of at least `in_hits` hits inside by chance (hypergeometric upper
     tail)."""
+    # Half a second to import, and workers of the pass do without it.
+    from scipy import stats
+
     p = stats.hypergeom.sf(in_hits - 1, in_total + out_total, in_hits + out_hits, in_total)
     return np.clip(np.where(in_hits == 0, 1.0, p), 0.0, 1.0)
 
@@ -88,7 +91,7 @@ def rank_test(levels: LevelRun, first: int, stop: int, label_cells_L: Int64, n_l
         tie_share_F = tie_cubes_F / (n_cells * (n_cells - 1.0)) if n_cells > 1 else np.zeros(n_features)
         spread_FL = np.sqrt((n_cells + 1 - tie_share_F)[:, None] / (12 * inside_L * outside_L))
         z_FL = np.where(spread_FL > 0, (auroc_FL - 0.5) / spread_FL, 0.0)
-    return RankTest(hits_FL, auroc_FL, stats.norm.sf(z_FL))
+    return RankTest(hits_FL, auroc_FL, special.ndtr(-z_FL))
 
 
 def _mid_ranks(

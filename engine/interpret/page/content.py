@@ -179,7 +179,8 @@ def _label_entries(rows: pd.DataFrame | None, number: dict[str, int]) -> list[di
             "hits": row["cells_firing"],
             "of": row["cells"],
             "odds": _odds(row["odds_ratio"]),
-            "fdr": float(f"{row['fdr']:.3g}"),
+            "fisherFdr": float(f"{row['fdr']:.3g}"),
+            "fdr": float(f"{row['rank_fdr']:.3g}"),
             "auroc": None if math.isnan(row["auroc"]) else round(row["auroc"], 4),
         }
         for row in _records(pd.concat([best, others]).head(LABELS_SHOWN))

@@ -29,7 +29,7 @@ function labelBars(feature) {
     length: Math.max(entry.auroc - 0.5, 0),
     value: fixed(entry.auroc, 2),
     title: `Fires in ${count(entry.hits)} of ${count(entry.of)} cells; odds ratio ${short(entry.odds)}, ` +
-      `FDR ${probability(entry.fdr)}; AUROC ${fixed(entry.auroc, 3)}`,
+      `FDR ${probability(entry.fisherFdr)}; AUROC ${fixed(entry.auroc, 3)}, FDR ${probability(entry.fdr)}`,
   })));
 }
 
@@ -52,7 +52,7 @@ function detailOf(feature) {
       ["Largest activation", short(feature.max)],
       ["Mean where it fires", short(feature.mean)],
       ["Spread over genes", `${fixed(feature.entropy, 1)} bits`],
-      ["Odds ratio, FDR", best ? `${short(best.odds)}, ${probability(best.fdr)}` : "–"],
+      ["Odds ratio, FDR", best ? `${short(best.odds)}, ${probability(best.fisherFdr)}` : "–"],
     ]),
     make("h4", {}, "Genes by mean activation, and how many of their tokens fire"),
     geneBars(feature),

@@ -16,7 +16,7 @@ function choose(feature) {
       byId("explore-title").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
     }
   } else {
-    byId("map-caption").textContent = `UMAP of ${count(content.nCells)} cell embeddings, coloured by ${content.labelColumn}`;
+    byId("map-caption").textContent = `UMAP of ${count(content.nCells)} cell embeddings, coloured by ${content.labelColumn.toLowerCase()}`;
   }
   for (const row of byId("rows").children) {
     row.classList.toggle("chosen", Boolean(feature) && row.dataset.feature === String(feature.feature));
