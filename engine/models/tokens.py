@@ -2,7 +2,7 @@
 
 Legend: T packed tokens, C cells, C1 cells + 1.
 """
-# ruff: noqa: N802, N815 - shape suffixes are capitals on attributes too
+# ruff: noqa: N802 - shape suffixes are capitals on attributes too
 
 from __future__ import annotations
 

@@ -43,4 +43,5 @@ def smallest_per_cell(draws: np.ndarray, cell: np.ndarray, n: int) -> np.ndarray
 def _mix(word: np.ndarray) -> np.ndarray:
     word = (word ^ (word >> np.uint64(30))) * _FIRST
     word = (word ^ (word >> np.uint64(27))) * _SECOND
-    return word ^ (word >> np.uint64(31))
+    mixed: np.ndarray = word ^ (word >> np.uint64(31))
+    return mixed

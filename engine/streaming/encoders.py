@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from engine import models
-from engine.models import Encoder, Tokens
+from engine.models import Encoder, Precision, Tokens
 from engine.streaming.members import Member
 from engine.streaming.packing import pack
 from engine.streaming.products.product import Collector, Product
@@ -46,7 +46,7 @@ class EncoderSpec:
     """
 
     model: str
-    precision: str
+    precision: Precision
     batch_tokens: int
     threads: int
     device: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.models import Precision
 from engine.streaming.packing import BATCH_TOKENS
 
 
@@ -16,7 +17,7 @@ class Recipe:
     """
 
     max_tokens: int | None
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     seed: int = 0
     batch_tokens: int = BATCH_TOKENS
 

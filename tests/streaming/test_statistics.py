@@ -1,6 +1,5 @@
 """Whole-store statistics against numpy on the whole matrix."""
 
-
 import numpy as np
 import pytest
 

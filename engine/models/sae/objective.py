@@ -21,7 +21,7 @@ class SparseLoss(NamedTuple):
 
     loss: Tensor
     metrics: dict[str, Tensor]
-    fired_F: Tensor  # noqa: N815 - tensor names carry shape suffixes
+    fired_F: Tensor
 
 
 class TrainingModule(nn.Module):

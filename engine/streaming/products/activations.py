@@ -3,8 +3,6 @@
 T packed tokens of a batch; D width of the encoder; N tokens kept of the whole member.
 """
 
-# ruff: noqa: N815 - shape suffixes are capitals on attributes too
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 T packed tokens of a batch; G genes seen in a member; V vocabulary; D width of the encoder.
 """
 
-# ruff: noqa: N815 - shape suffixes are capitals on attributes too
-
 from __future__ import annotations
 
 import io
