@@ -131,12 +131,16 @@ def _stream_all(inputs: Inputs, product: Product, dataset: Dataset, recipe: Reci
 
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     spent = Spent()
-    for courteous in (True, False):
-        pending = [Member.of(member) for member in dataset.pending()]
-        if not pending:
-            break
-        with ray_session.connect(workers.address), _named_failures(dataset):
-            spent += stream(inputs, product, dataset, pending, recipe, workers, owner, courteous=courteous)
+    pending = dataset.pending()
+    if not pending:
+        return spent
+    with ray_session.connect(workers.address), _named_failures(dataset):
+        for courteous in (True, False):
+            members = [Member.of(member) for member in pending]
+            spent += stream(inputs, product, dataset, members, recipe, workers, owner, courteous=courteous)
+            pending = dataset.pending()
+            if not pending:
+                break
     return spent
 
 
@@ -151,9 +155,11 @@ def _named_failures(dataset: Dataset) -> Iterator[None]:
 
 
 def _last_line(error: BaseException) -> str:
-    """Ray's messages end with the exception of the worker."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    """What the worker said: Ray's message ends with it, and with advice on options we do not offer."""
+    said = str(error).split("\nFailed to apply", 1)[0]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    return last.removeprefix("engine.streaming.encoders.MemberFailed: ")
 
 
 def _suspects(dataset: Dataset) -> str:

@@ -14,7 +14,7 @@ from tests.streaming.in_process import hashes
 
 pytestmark = pytest.mark.slow
 
-SECONDS_TO_WAIT = 180
+SECONDS_TO_WAIT = 400
 
 
 def cache_command(store: Path, model: Path, output: Path, *extra: str) -> list[str]:
@@ -97,7 +97,7 @@ def test_killed_driver(small_store, tahoe_model, tmp_path, uninterrupted):
     process = start(cache_command(small_store, tahoe_model, output))
     wait_for_members(output, process, 3)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    finish(process)
     before = committed(output)
     assert not list((output / "_log").glob("snapshot-*.json"))
     code, messages = finish(start(cache_command(small_store, tahoe_model, output)))
