@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,8 @@ def join_workers(rank: int, world: int, threads: int) -> Worker:
     import deepspeed.ops
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed 0.19 calls collectives under their older names; every call of ZeRO-3 would say so.
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     backend = "nccl" if cuda else "gloo"
     if not cuda:
         deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})
