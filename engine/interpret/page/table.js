@@ -31,7 +31,8 @@ function cellOf(feature, column) {
     case "genes":
       return make("span", { class: "genes" }, ...feature.genes.slice(0, 4).map((gene) => make("span", {}, gene.name)));
     case "label":
-      return top ? make("span", { class: "type" }, make("i", { style: { background: hue(top.label) } }), content.labels[top.label]) : "–";
+      return top ? make("span", { class: "type" }, make("i", { style: { background: hue(top.label) } }),
+        make("span", {}, content.labels[top.label])) : "–";
     case "auroc": return top ? fixed(top.auroc, 3) : "–";
     case "odds": return top ? short(top.odds) : "–";
     case "fdr": return top ? make("span", { class: top.fdr > 0.05 ? "weak" : "" }, probability(top.fdr)) : "–";

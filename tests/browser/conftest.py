@@ -1,0 +1,5 @@
+"""Fixtures of the browser tests."""
+
+from tests.browser.chromium import chromium
+
+__all__ = ["chromium"]
