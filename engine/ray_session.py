@@ -1,5 +1,6 @@
 """Joining a Ray cluster, or starting an embedded one that ends with the job."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ EMBEDDED_ENVIRONMENT = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     # Without it gloo resolves the host name, which costs seconds or fails on machines without DNS.
     "GLOO_SOCKET_IFNAME": "lo",
+    # Ray's C++ core warns on our terminal about every actor it starts; what fails reaches us as an exception.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 # Ray's own bars and reports would drown the one progress line of the job.
 QUIET_ENVIRONMENT = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TQDM": "0"}
@@ -42,6 +45,8 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> Iterator
     An embedded Ray is ended on exit; a cluster we joined is only left.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET_ENVIRONMENT.items()})
+    # Says that the bars we have switched off are off.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     import ray
 
     if ray.is_initialized():
