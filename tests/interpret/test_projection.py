@@ -32,8 +32,8 @@ def test_neighbours_agree_where_groups_are_apart() -> None:
 
 def test_components_separate_what_counts_separate() -> None:
     rng = np.random.default_rng(0)
-    rate = np.full((60, 30), 3.0)
-    rate[::2, :10] = 30
+    rate = np.full((60, 30), 20.0)
+    rate[::2, :10] = 100
     counts = sparse.csr_matrix(rng.poisson(rate))
     components = expression_components(counts)
     assert components.shape == (60, 29)
