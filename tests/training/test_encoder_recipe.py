@@ -100,8 +100,8 @@ def test_lineage_names_the_cells_the_size_and_the_model(cells: str, encoder_dire
 def test_what_cannot_be_trained_is_refused(cells: str, encoder_directory: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--arch is geneformer"):
         plan(cells, "geneformer", model=str(encoder_directory))
-    with pytest.raises(InputError, match="--max-tokens 1000"):
-        plan(cells, "tahoe", model=str(encoder_directory), max_tokens=1000)
+    with pytest.raises(InputError, match="--max-tokens 5000"):
+        plan(cells, "tahoe", model=str(encoder_directory), max_tokens=5000)
     with pytest.raises(ModelError, match="preset '80b'"):
         plan(cells, "tahoe", size=EncoderSize(preset="80b"))
     with pytest.raises(InputError):

@@ -148,22 +148,6 @@ def test_bf16_trains_close_to_fp32(uninterrupted: Path, tmp_path: Path) -> None:
     assert weights(tmp_path)["encode.weight"].dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"batch": 9, "workers": 2}, "multiple of 2"),
-        ({"steps": 0}, "steps is 0"),
-        ({"zero": 4}, "0, 1, 2 and 3"),
-        ({"learning_rate": float("nan")}, "learning rate"),
-        ({"warmup_steps": 12}, "warm-up"),
-        ({"decay_from": 1.0}, "decay-from"),
-    ],
-)
-def test_options_that_cannot_be_meant_are_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        options(**changes)
-
-
 def test_an_object_store_holds_everything_a_resume_needs(uninterrupted: Path) -> None:
     output = Location.of("memory://training-test")
     with pytest.raises(Interruption):

@@ -74,7 +74,7 @@ def assert_close_runs(one: Path, other: Path) -> None:
         ours, theirs = ([row[column] for row in table.to_pylist()] for table in tables if table is not None)
         assert ours == pytest.approx(theirs, rel=tolerance)
         assert len(ours) == STEPS
-    # As one vector: Adam makes steps of the rounding noise of weights without a gradient (attention's key bias).
+    # As one vector: where there is no gradient (attention's key bias) Adam makes steps of rounding noise.
     one_vector, other_vector = whole_vector(one), whole_vector(other)
     assert (one_vector - other_vector).norm() < 1e-4 * one_vector.norm()
 
