@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.anatomy import JobOptions, ProgressLine, comma_separated, launch
-from jobs.run_record import Outcome
+from jobs.anatomy import JobOptions, Outcome, ProgressLine, comma_separated, launch
 from storage.errors import InputError
 
 
@@ -50,7 +49,7 @@ def run(options: Options) -> Outcome:
     from engine.streaming.recipe import Recipe, Workers
     from engine.streaming.run import encode
     from engine.streaming.sizing import cache_size, gigabytes, require_room
-    from jobs.stream_outcome import outcome_of
+    from jobs.anatomy.streaming import outcome_of
 
     output = options.output_location
     inputs = Inputs.open(options.cells, options.model, options.max_cells)

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.anatomy import BAD_INPUT, DONE, JobOptions, launch
-from jobs.run_record import Outcome
+from jobs.anatomy import BAD_INPUT, DONE, JobOptions, Outcome, launch
 from storage.errors import InputError
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.anatomy import JobOptions, execute, launch, parse
-from jobs.run_record import Outcome
+from jobs.anatomy import JobOptions, Outcome, execute, launch, parse
 from storage.errors import InputError
 
 

@@ -62,8 +62,8 @@ def recover_counts(log_per_10k: sparse.csr_matrix, umi_per_cell: np.ndarray) -> 
 def demo_cells() -> anndata.AnnData:
     """700 cells x 765 genes: X integer counts, obs['cell_type'], var index = gene symbol."""
     with warnings.catch_warnings():
-        # The file predates anndata 0.8: its reader says so for parts that we do not use.
-        warnings.simplefilter("ignore", FutureWarning)
+        # The file predates anndata 0.8, and the reader says so part by part.
+        warnings.simplefilter("ignore")
         stored = anndata.read_h5ad(wheel_file())
     obs, symbols = stored.obs, stored.raw.var_names.astype(str)
     return anndata.AnnData(

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from jobs.anatomy import JobOptions, ProgressLine, launch
-from jobs.run_record import Outcome
+from jobs.anatomy import JobOptions, Outcome, ProgressLine, launch
 from storage.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.streaming.inputs import ModelFacts
+    from engine.streaming.products.product import Product
 
 
 @dataclass(kw_only=True)
@@ -38,7 +41,7 @@ def run(options: Options) -> Outcome:
     from engine.streaming.inputs import Inputs
     from engine.streaming.recipe import Recipe, Workers
     from engine.streaming.run import encode
-    from jobs.stream_outcome import outcome_of, require_one_device
+    from jobs.anatomy.streaming import outcome_of, require_one_device
 
     output = options.output_location
     require_one_device(options.tensor_parallel)
@@ -60,7 +63,7 @@ def run(options: Options) -> Outcome:
     return outcome
 
 
-def _product(options: Options, model):  # type: ignore[no-untyped-def]
+def _product(options: Options, model: "ModelFacts") -> "Product":
     from engine.streaming.products.embeddings import EmbeddingProduct
     from engine.streaming.products.genes import GeneEmbeddingProduct
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.anatomy import JobOptions, ProgressLine, launch
-from jobs.run_record import Outcome
+from jobs.anatomy import JobOptions, Outcome, ProgressLine, launch
 from storage.errors import InputError
 
 

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.anatomy import JobOptions, ProgressLine, comma_separated, launch
-from jobs.run_record import Outcome
+from jobs.anatomy import JobOptions, Outcome, ProgressLine, comma_separated, launch
 
 
 @dataclass(kw_only=True)

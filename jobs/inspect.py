@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jobs.anatomy import JobOptions, launch
-from jobs.run_record import Outcome
+from jobs.anatomy import JobOptions, Outcome, launch
 from storage.errors import DamagedDataset
 from storage.locations import Location
 

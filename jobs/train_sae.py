@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from jobs.anatomy import launch
-from jobs.run_record import Outcome
-from jobs.training_flags import TrainingFlags, train_job
+from jobs.anatomy import Outcome, launch
+from jobs.anatomy.training import TrainingFlags, train_job
 from storage.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import Annotated
 import pytest
 import tyro
 
-from jobs.anatomy import JobOptions, comma_separated, launch, parse
-from jobs.run_record import Outcome
+from jobs.anatomy import JobOptions, Outcome, comma_separated, launch, parse
 from storage.errors import InputError
 
 

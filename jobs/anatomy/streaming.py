@@ -4,7 +4,7 @@ import sys
 
 from engine.streaming.inputs import Inputs
 from engine.streaming.run import Encoding
-from jobs.run_record import Outcome
+from jobs.anatomy.run_record import Outcome
 from storage.errors import InputError
 
 

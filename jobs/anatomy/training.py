@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.anatomy import JobOptions, ProgressLine
-from jobs.run_record import Outcome
+from jobs.anatomy.run_record import Outcome
 
 if TYPE_CHECKING:
     from engine.training.options import TrainingOptions

@@ -1,0 +1,55 @@
+"""Flags: typed options from the command line and, below them, from a YAML file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import tyro
+
+from jobs.anatomy.option_files import arguments_from_yaml
+from storage.errors import InputError
+from storage.locations import Location
+
+
+@dataclass(kw_only=True)
+class JobOptions:
+    """The flags common to all jobs (design section 4)."""
+
+    output: str | None = None
+    """Where the job writes: a local path or an fsspec URL (s3://, gs://, memory://)."""
+    config: str | None = None
+    """YAML file with defaults for any flag of this job; flags on the command line win."""
+    address: str | None = None
+    """Ray address. Default: the cluster we are in, else an embedded Ray that ends with the job."""
+    max_cells: int | None = None
+    """Use only the first N cells of the input."""
+    seed: int = 0
+    """Seed of everything random in this job."""
+    overwrite: bool = False
+    """Remove what is at --output and start anew. Default: resume it."""
+    json: bool = False
+    """Print the run.json summary as the last line of stdout."""
+
+    def __post_init__(self) -> None:
+        if self.max_cells is not None and self.max_cells < 1:
+            raise InputError(f"--max-cells is {self.max_cells}; it must be at least 1.")
+
+    @property
+    def output_location(self) -> Location:
+        if not self.output:
+            raise InputError("--output is missing: say where the result goes (a path or an fsspec URL).")
+        return Location.of(self.output)
+
+
+OptionsType = TypeVar("OptionsType", bound=JobOptions)
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """`"cls, mean"` -> `("cls", "mean")`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse(name: str, options_type: type[OptionsType], argv: Sequence[str]) -> OptionsType:
+    """Options from flags and, below them, from the YAML file of `--config`."""
+    expanded = arguments_from_yaml(list(argv), options_type)
+    return tyro.cli(options_type, prog=f"syncytium {name}", args=expanded)

@@ -1,0 +1,33 @@
+"""One line of progress: rewritten on a terminal, plain lines in a log."""
+
+import sys
+import time
+
+
+class ProgressLine:
+    """Progress on stderr: one line rewritten on a terminal, a plain line every ten seconds otherwise."""
+
+    PLAIN_EVERY_SECONDS = 10.0
+
+    def __init__(self, label: str) -> None:
+        self.label, self.started = label, time.monotonic()
+        self.first_done: int | None = None
+        self.last_printed = 0.0
+
+    def __call__(self, done: int, total: int, unit: str) -> None:
+        """Report that `done` of `total` units exist; the rate counts only what this run has done."""
+        now = time.monotonic()
+        if self.first_done is None:
+            self.first_done = done
+        every = 0.2 if sys.stderr.isatty() else self.PLAIN_EVERY_SECONDS
+        if done < total and now - self.last_printed < every:
+            return
+        self.last_printed = now
+        rate = (done - self.first_done) / max(now - self.started, 1e-9)
+        left = f", {(total - done) / rate:,.0f} s left" if rate > 0 and done < total else ""
+        line = f"{self.label}: {done:,} of {total:,} {unit}, {rate:,.1f} {unit}/s{left}"
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[2K" + line + ("\n" if done >= total else ""))
+        else:
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
