@@ -142,6 +142,21 @@ def test_a_cut_checkpoint_is_named_when_there_is_no_other(tmp_path: Path) -> Non
         run_training(TinyRecipe(), options(keep=1), Location.of(tmp_path))
 
 
+def test_a_run_that_ended_before_publishing_only_publishes(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise Interruption
+
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        patch.setattr("engine.training.output.publish", fail)
+        run_training(TinyRecipe(), options(), Location.of(tmp_path))
+    assert not (tmp_path / "training.json").exists()
+    report = run_training(TinyRecipe(), options(), Location.of(tmp_path))
+    assert (report.did_work, report.first_step) == (True, 12)
+    assert_same_run(uninterrupted, tmp_path)
+
+
 def test_bf16_trains_close_to_fp32(uninterrupted: Path, tmp_path: Path) -> None:
     run_training(TinyRecipe(), options(precision="bf16"), Location.of(tmp_path))
     assert curve(tmp_path)[-1]["loss"] == pytest.approx(curve(uninterrupted)[-1]["loss"], rel=0.02)
