@@ -148,9 +148,10 @@ def test_a_run_that_ended_before_publishing_only_publishes(
     def fail(*_: object) -> None:
         raise Interruption
 
-    with monkeypatch.context() as patch, pytest.raises(Interruption):
+    with monkeypatch.context() as patch:
         patch.setattr("engine.training.output.publish", fail)
-        run_training(TinyRecipe(), options(), Location.of(tmp_path))
+        with pytest.raises(Interruption):
+            run_training(TinyRecipe(), options(), Location.of(tmp_path))
     assert not (tmp_path / "training.json").exists()
     report = run_training(TinyRecipe(), options(), Location.of(tmp_path))
     assert (report.did_work, report.first_step) == (True, 12)
