@@ -16,7 +16,7 @@ import xxhash
 
 from storage.errors import InputError
 from storage.locations import Location
-from storage.snapshots import canonical, hash_of
+from storage.protocol.snapshots import canonical, hash_of
 
 MODEL_SUFFIXES = (
     ".json",

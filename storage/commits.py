@@ -23,12 +23,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from storage import leases
 from storage.durable_files import Buffer
 from storage.errors import DamagedDataset, InputError, LineageMismatch
-from storage.lineage import MemberPlan, as_json, plan_body, require_same_plan
 from storage.locations import Location
-from storage.snapshots import (
+from storage.protocol import leases
+from storage.protocol.lineage import MemberPlan, as_json, plan_body, require_same_plan
+from storage.protocol.snapshots import (
     LEASES,
     LOG,
     PLAN,

@@ -13,7 +13,7 @@ from storage.commits import Dataset, Snapshot, open_snapshot
 from storage.errors import DamagedDataset, InputError
 from storage.locations import Location
 from storage.model_directories import describe_model, is_model_directory
-from storage.snapshots import LEASES, PLAN, size_problems
+from storage.protocol.snapshots import LEASES, PLAN, size_problems
 
 _SHOWN = 3
 # Reading all obs columns of a larger store takes longer than an inspection should.

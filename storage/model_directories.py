@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from storage.activation_shards import read_header
+from storage.activations.shards import read_header
 from storage.checkpoints import CONFIGURATIONS, fingerprint, model_files
 from storage.errors import DamagedDataset
 from storage.locations import Location

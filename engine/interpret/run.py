@@ -27,7 +27,7 @@ from engine.models import sae
 from storage.checkpoints import local_copy
 from storage.features import plan_tables, write_tables
 from storage.locations import Location
-from storage.snapshots import Snapshot
+from storage.protocol.snapshots import Snapshot
 
 # done, total, unit
 Progress = Callable[[int, int, str], None]

@@ -27,7 +27,7 @@ from engine.streaming.tokenising import TokeniseMembers, tokens_of
 from storage.cells import CellStore
 from storage.checkpoints import local_copy
 from storage.commits import Dataset
-from storage.snapshots import record_name
+from storage.protocol.snapshots import record_name
 
 # Leases only order work between jobs that race, so a guess is enough: longer than most members take.
 LEASE_SECONDS = 900.0
@@ -113,6 +113,7 @@ class EncodeMembers:
             encode_cells(self.encoder, tokens, collector, self.spec.batch_tokens)
             for name, content in collector.objects():
                 writer.put(name, content)
+                del content  # or it would lie beside the next object while that is made
         except Exception as error:
             raise MemberFailed(f"{member} failed: {type(error).__name__}: {error}") from error
         return Encoded(

@@ -29,7 +29,7 @@ from storage.ingest import (
     scan_arguments,
     write_members,
 )
-from storage.ingest_scan import scan_members
+from storage.ingest.scan import scan_members
 from storage.locations import Location
 from storage.validation import Choices, FileReport, Survey, Vocabulary, survey
 

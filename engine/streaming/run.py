@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine import ray_session
 from engine.streaming.inputs import SPECIAL_PER_CELL, Inputs
@@ -25,7 +25,10 @@ from engine.streaming.products.product import Product, Source
 from engine.streaming.recipe import Recipe, Workers
 from storage.commits import Dataset, Snapshot
 from storage.locations import Location
-from storage.snapshots import LEASES
+from storage.protocol.snapshots import LEASES
+
+if TYPE_CHECKING:
+    from engine.streaming.sink import Spent
 
 # done, total, unit
 Progress = Callable[[int, int, str], None]
@@ -121,11 +124,14 @@ def encode(
     )
 
 
-def _stream_all(inputs: Inputs, product: Product, dataset: Dataset, recipe: Recipe, workers: Workers) -> Any:
+def _stream_all(
+    inputs: Inputs, product: Product, dataset: Dataset, recipe: Recipe, workers: Workers
+) -> Spent:
     """First the members nobody else works on, then, whatever leases say, those that are still missing.
 
     Two jobs that race share the work this way, and a job that was killed keeps its members from nobody.
     """
+    # Imports Ray, which a job that finds everything done can spare itself.
     from engine.streaming.pipeline import stream
     from engine.streaming.sink import Spent
 

@@ -18,8 +18,8 @@ from engine.training.options import TrainingOptions
 from engine.training.recipe import Recipe
 from storage.checkpoints import publish
 from storage.errors import InputError
-from storage.lineage import plan_body, require_same_plan
 from storage.locations import Location
+from storage.protocol.lineage import plan_body, require_same_plan
 
 PLAN = "checkpoints/plan.json"
 RECORD = "training.json"

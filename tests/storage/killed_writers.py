@@ -14,7 +14,7 @@ from pathlib import Path
 
 from storage.commits import Dataset, MemberPlan, open_snapshot
 from storage.errors import InputError
-from storage.snapshots import Stored
+from storage.protocol.snapshots import Stored
 
 MEMBERS = [MemberPlan(f"{number:02d}", {"number": number}) for number in range(5)]
 

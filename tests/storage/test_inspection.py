@@ -7,7 +7,8 @@ import pytest
 from storage.errors import DamagedDataset, InputError
 from storage.inspection import describe
 from storage.locations import Location
-from tests.storage import test_activations, test_embeddings, test_features
+from tests.storage import test_embeddings, test_features
+from tests.storage.activations import test_activations
 from tests.storage.small_datasets import planned, write, write_all
 
 

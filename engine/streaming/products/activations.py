@@ -151,11 +151,14 @@ class ActivationCollector:
     def objects(self) -> Iterator[tuple[str, bytes]]:
         for hook in self.product.hooks:
             name = activations.shard_name(hook, self.member.key)
-            acts = self.acts.pop(hook)
             yield (
                 name,
                 activations.encode_shard(
-                    acts, self.kept.cell_N, self.kept.gene_N, self.kept.pos_N, self._metadata(hook)
+                    self.acts.pop(hook),
+                    self.kept.cell_N,
+                    self.kept.gene_N,
+                    self.kept.pos_N,
+                    self._metadata(hook),
                 ),
             )
 

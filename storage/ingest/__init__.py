@@ -20,12 +20,12 @@ from storage.commits import Dataset, MemberPlan, Snapshot
 from storage.errors import InputError
 from storage.gene_tables import GeneTable
 from storage.genes import Genes, union_of_genes
-from storage.ingest_members import IngestPlan, PlannedFile, write_member, write_members
-from storage.ingest_scan import MemberScan, fingerprint, fingerprint_of_input, scan_members
+from storage.ingest.member_files import group_metadata
+from storage.ingest.members import IngestPlan, PlannedFile, write_member, write_members
+from storage.ingest.scan import MemberScan, fingerprint, fingerprint_of_input, scan_members
 from storage.locations import Location
-from storage.member_files import group_metadata
 from storage.obs_tables import SOURCE_FILE, ObsColumn, columns_as_json, union_of_columns
-from storage.snapshots import PLAN
+from storage.protocol.snapshots import PLAN
 from storage.validation import Choices, Survey, ValueScan, refuse_errors, survey
 from storage.validation.cells import empty_cell_findings
 from storage.validation.counts import VALUE_CODES

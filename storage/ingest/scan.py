@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from storage.count_rows import store_rows
+from storage.ingest.count_rows import store_rows
 from storage.locations import Location
 from storage.sources import open_source
 from storage.validation.counts import LARGEST_COUNT, ValueScan

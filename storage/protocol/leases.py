@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from storage.locations import Location
-from storage.snapshots import LEASES, canonical
+from storage.protocol.snapshots import LEASES, canonical
 
 
 def take(

@@ -8,7 +8,7 @@ import xxhash
 from storage.commits import Dataset, open_snapshot
 from storage.errors import DamagedDataset, InputError
 from storage.locations import Location
-from storage.snapshots import canonical, seal
+from storage.protocol.snapshots import canonical, seal
 from tests.storage.small_datasets import MEMBERS, planned, write, write_all
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from storage.count_rows import store_rows, stored_dtype
+from storage.ingest.count_rows import store_rows, stored_dtype
 
 
 def rows_of(

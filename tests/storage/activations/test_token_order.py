@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.token_order import TokenOrder
+from storage.activations.token_order import TokenOrder
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
 

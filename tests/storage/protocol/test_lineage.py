@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import LineageMismatch
-from storage.lineage import side_by_side
 from storage.locations import Location
-from storage.snapshots import canonical
+from storage.protocol.lineage import side_by_side
+from storage.protocol.snapshots import canonical
 from tests.storage.small_datasets import planned
 
 JSON = st.recursive(

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from storage import leases
 from storage.locations import Location
+from storage.protocol import leases
 from tests.storage.small_datasets import planned, write
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.ingest_scan import fingerprint_of_input, scan_members
+from storage.ingest.scan import fingerprint_of_input, scan_members
 from tests.storage import inputs
 
 

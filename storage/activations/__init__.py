@@ -1,6 +1,6 @@
 """Activation cache: what an encoder holds at its hook points, one row per token.
 
-    <hook>/<key>.safetensors   member `key`: consecutive cells of the store (`storage.activation_shards`)
+    <hook>/<key>.safetensors   member `key`: consecutive cells of the store (`storage.activations.shards`)
     genes.parquet              token id -> gene id, name, class ("gene" or "special")
     index.parquet              key, cells [start, stop) and number of tokens of every shard
 
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from storage.activation_shards import (
+from storage.activations.shards import (
     PRECISIONS,
     TokenActivations,
     decode_shard,
@@ -27,10 +27,10 @@ from storage.activation_shards import (
     read_header,
     shard_name,
 )
+from storage.activations.token_order import TokenOrder
 from storage.commits import Dataset, Snapshot, open_snapshot
 from storage.errors import DamagedDataset, InputError
 from storage.locations import Location
-from storage.token_order import TokenOrder
 
 if TYPE_CHECKING:
     pass

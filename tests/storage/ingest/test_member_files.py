@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from storage.ingest.member_files import CountsWriter, gene_dtype, group_metadata, put_tables
 from storage.locations import Location
-from storage.member_files import CountsWriter, gene_dtype, group_metadata, put_tables
 from tests.storage import inputs
 
 

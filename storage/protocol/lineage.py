@@ -10,7 +10,7 @@ from typing import Any
 
 from storage.errors import LineageMismatch
 from storage.locations import Location
-from storage.snapshots import canonical, hash_of
+from storage.protocol.snapshots import canonical, hash_of
 
 # Keys become file names.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

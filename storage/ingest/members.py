@@ -12,10 +12,10 @@ import pandas as pd
 from scipy import sparse
 
 from storage.commits import Dataset, MemberPlan, Record
-from storage.count_rows import store_rows, stored_dtype
 from storage.errors import DamagedDataset, InputError
+from storage.ingest.count_rows import store_rows, stored_dtype
+from storage.ingest.member_files import CountsWriter, put_tables
 from storage.locations import Location
-from storage.member_files import CountsWriter, put_tables
 from storage.obs_tables import SOURCE_FILE, ObsColumn, conform, encode_part
 from storage.shards import ShardedArray, read_single_chunk
 from storage.sources import Source, open_source
