@@ -39,7 +39,7 @@ def genes(small_counts: anndata.AnnData) -> list[str]:
 
 @pytest.fixture(scope="session")
 def tahoe_model(genes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Tahoe-x1 of two blocks. It samples cells longer than 512 tokens."""
+    """A random Tahoe-x1 of two blocks."""
     from engine import models
     from engine.models import tahoe
 

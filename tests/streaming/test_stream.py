@@ -22,13 +22,8 @@ def store(small_store):
 
 
 def batches(store, encoder, n, **more):
-    chosen = {
-        "tokens_per_cell": 16,
-        "n_cells": 120,
-        "member_tokens": 256,
-        "members_per_pool": 2,
-        "seed": 3,
-    } | more
+    chosen = {"tokens_per_cell": 16, "max_tokens": 512, "n_cells": 120, "seed": 3}
+    chosen |= {"member_tokens": 256, "members_per_pool": 2}
     return list(islice(token_activations(store, encoder, "final", BATCH, **chosen), n))
 
 
