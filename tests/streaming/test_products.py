@@ -144,7 +144,7 @@ def test_tokens_per_cell_keeps_a_sample_of_full_context_activations(tahoe_model,
     counts = np.bincount(cell, minlength=60)
     assert counts[17] == 0
     assert (np.delete(counts, 17) == 16).all()
-    tokens = tokens_of(inputs)
+    tokens = tokens_of(inputs, 512)
     x_TD = encoder(tokens).hooks["final"].detach().numpy()
     np.testing.assert_allclose(acts, x_TD[tokens.offsets[cell] + pos], atol=5e-5)
 

@@ -24,7 +24,7 @@ def store(small_store):
 def batches(store, encoder, n, **more):
     chosen = {"tokens_per_cell": 16, "max_tokens": 512, "n_cells": 120, "seed": 3}
     chosen |= {"member_tokens": 256, "members_per_pool": 2}
-    return list(islice(token_activations(store, encoder, "final", BATCH, **chosen), n))
+    return list(islice(token_activations(store, encoder, "final", BATCH, **(chosen | more)), n))
 
 
 def triples(found):
