@@ -63,6 +63,7 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> Iterator
             num_cpus=num_cpus,
             include_dashboard=False,
             log_to_driver=False,
+            logging_level=logging.WARNING,
             object_store_memory=OBJECT_STORE_BYTES,
             runtime_env=runtime_env,
             _node_ip_address="127.0.0.1",

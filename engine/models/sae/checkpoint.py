@@ -16,6 +16,9 @@ from engine.models.sae.model import SAE, fold_decoder_norm
 from engine.models.weights import fill, read_json, read_safetensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+# The version whose format we write. SAELens takes a directory that names none for one of before 6.0 and drops
+# its metadata.
+SAELENS_VERSION = "6.54.12"
 
 
 def load(directory: Path | str) -> SAE:
@@ -58,7 +61,9 @@ def save(sae: SAE, directory: Path | str) -> None:
         sae = fold_decoder_norm(sae)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
     save_file(weights, directory / WEIGHTS)
-    (directory / CONFIG).write_text(json.dumps(to_json(sae.config)))
+    config = to_json(sae.config)
+    config["metadata"] = {"sae_lens_version": SAELENS_VERSION, **config["metadata"]}
+    (directory / CONFIG).write_text(json.dumps(config))
 
 
 def _from_training_form(config: SAEConfig, weights: dict[str, Tensor], *, rescaled: bool) -> SAE:

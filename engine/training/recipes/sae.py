@@ -20,8 +20,6 @@ from engine.training.recipe import Batch, Share
 
 # Enough for a mean and a scale to three digits at any width we meet (specs/sae.md section 5).
 STATISTICS_TOKENS = 200_000
-# SAELens takes a directory that names no version for one of before 6.0 and drops its metadata.
-SAELENS_VERSION = "6.54.12"
 
 
 class SparseTraining(nn.Module):
@@ -117,7 +115,6 @@ class SparseRecipe:
         autoencoder.config.metadata.update(
             {
                 **self.source.provenance(),
-                "sae_lens_version": SAELENS_VERSION,
                 "training_architecture": "topk",
                 "num_dead_features": dead,
             }

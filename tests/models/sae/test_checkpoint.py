@@ -32,7 +32,8 @@ def test_round_trip_keeps_support_and_provenance(tmp_path: Path) -> None:
     assert torch.equal(again.encode(x_BD) != 0, fresh.encode(x_BD) != 0)
     torch.testing.assert_close(again(x_BD), fresh(x_BD))
     torch.testing.assert_close(again.W_dec.norm(dim=1), torch.ones(32))
-    assert again.config.metadata == {"hook_name": "resid_post_1"}
+    assert again.config.metadata["hook_name"] == "resid_post_1"
+    assert again.config.metadata["sae_lens_version"]  # without it SAELens drops the rest
 
 
 def test_saving_twice_gives_the_same_bytes(directory: Path, tmp_path: Path) -> None:
