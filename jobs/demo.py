@@ -42,12 +42,12 @@ class Sizes:
 
 
 FULL = Sizes(
-    layers=4,
+    layers=2,
     d_model=128,
     heads=4,
     batch_cells=8,
-    encoder_steps=400,
-    encoder_lr=1e-3,
+    encoder_steps=600,
+    encoder_lr=3e-3,
     sae_features=512,
     sae_active=16,
     sae_steps=600,
