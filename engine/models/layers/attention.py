@@ -13,11 +13,6 @@ from torch.nn import functional as F
 
 from engine.models.tokens import CellLayout, LengthGroup
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # older torch: every cell then goes through scaled_dot_product_attention
-    varlen_attn = None  # type: ignore[assignment]
-
 
 def attend(
     q_TNH: Tensor,
@@ -38,6 +33,9 @@ def attend(
         return torch.zeros_like(q_TNH)
     if isolated_T is None and dropout == 0.0 and _kernel_takes(q_TNH):
         at, longest = layout.offsets_C1, layout.longest
+        # Imported here: it loads torch._dynamo, seconds that every worker on a CPU would pay for nothing.
+        from torch.nn.attention.varlen import varlen_attn
+
         return cast(Tensor, varlen_attn(q_TNH, k_TNH, v_TNH, at, at, longest, longest))
     parts = [
         _attend_group(q_TNH, k_TNH, v_TNH, group, isolated_T=isolated_T, dropout=dropout)
@@ -49,7 +47,7 @@ def attend(
 
 def _kernel_takes(q_TNH: Tensor) -> bool:
     """Whether PyTorch's variable-length kernel (FlashAttention) runs on this device, dtype and head width."""
-    if varlen_attn is None or not q_TNH.is_cuda or q_TNH.dtype not in (torch.float16, torch.bfloat16):
+    if not q_TNH.is_cuda or q_TNH.dtype not in (torch.float16, torch.bfloat16):
         return False
     capable = torch.cuda.get_device_capability(q_TNH.device) >= (8, 0)
     return capable and q_TNH.shape[-1] % 8 == 0 and q_TNH.shape[-1] <= 256
