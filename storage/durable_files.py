@@ -1,4 +1,9 @@
-"""Local files that are whole or absent, and survive a power cut once reported as written."""
+"""Local files that are whole or absent, and survive a power cut once reported as written.
+
+Where the file system can (ext4, xfs, btrfs, tmpfs), content goes into a file without a name that is then
+linked: a killed writer leaves nothing behind. Elsewhere (NFS, Lustre) it goes into a temporary file beside
+the target.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,9 @@ import contextlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 Buffer = bytes | bytearray | memoryview
 
@@ -17,13 +24,15 @@ def is_temporary(name: str) -> bool:
 
 
 def replace(path: Path, content: Buffer) -> None:
-    """Give `path` this content: temporary file, fsync, rename, fsync of the directory."""
-    temporary = _write_temporary(path, content)
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Give `path` this content: whole file, fsync, name, fsync of the directory."""
+    make_directories(path.parent)
+    with _written(path, content) as source:
+        if not source.is_unnamed:
+            os.replace(source.path, path)
+        elif not _link(source.path, path):
+            temporary = _temporary_name(path)
+            _link(source.path, temporary)
+            os.replace(temporary, path)
     fsync_directory(path.parent)
 
 
@@ -38,16 +47,13 @@ def take_over(source: Path, path: Path) -> None:
 
 def create(path: Path, content: Buffer) -> bool:
     """The same if no file has that name, else False. Raises OSError on file systems without hard links."""
-    temporary = _write_temporary(path, content)
-    try:
+    make_directories(path.parent)
+    with _written(path, content) as source:
         # A link either gives the whole, already durable file its name or fails because the name is taken.
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
-    return True
+        created = _link(source.path, path)
+    if created:
+        fsync_directory(path.parent)
+    return created
 
 
 def remove(path: Path) -> None:
@@ -104,19 +110,52 @@ def make_directories(directory: Path) -> None:
         fsync_directory(folder.parent)
 
 
-def _write_temporary(path: Path, content: Buffer) -> Path:
-    """A durable file beside `path`; on any failure (a full disk, an interrupt) nothing is left behind."""
-    make_directories(path.parent)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+@dataclass(frozen=True)
+class _Source:
+    path: Path
+    is_unnamed: bool
+
+
+@contextlib.contextmanager
+def _written(path: Path, content: Buffer) -> Iterator[_Source]:
+    """A durable file in the folder of `path` that is gone afterwards unless it was linked or moved."""
     try:
-        with open(temporary, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except (AttributeError, OSError):  # not Linux; a file system or an old kernel that cannot
+        temporary = _temporary_name(path)
+        try:
+            with open(temporary, "xb") as stream:
+                _write(stream, content)
+            yield _Source(temporary, is_unnamed=False)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return
+    with open(descriptor, "wb") as stream:
+        _write(stream, content)
+        yield _Source(Path(f"/proc/self/fd/{descriptor}"), is_unnamed=True)
+
+
+def _write(stream: BinaryIO, content: Buffer) -> None:
+    stream.write(content)
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _link(source: Path, path: Path) -> bool:
+    """Give a file another name; False when that is taken."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # With a directory descriptor Python calls linkat and follows /proc/self/fd/N to the unnamed file.
+        os.link(source, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=True)
+    except FileExistsError:
+        return False
+    finally:
+        os.close(folder)
+    return True
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def _read_range(descriptor: int, start: int, stop: int) -> bytes:

@@ -3,7 +3,7 @@
 `Location` is the only place that knows how a name becomes bytes. It offers what the commit protocol
 (`storage.commits`) needs and nothing more: whole-object atomic writes, create-if-absent, range reads, lists.
 
-On local disk a write is: temporary file, fsync, rename, fsync of the directory (`storage.durable_files`), so
+On local disk a write is: whole file, fsync, name, fsync of the directory (`storage.durable_files`), so
 a reader sees the old content or the new one, never a part, and a power cut cannot lose what was reported as
 written. On an object store a write is one PUT (a completed multipart upload is atomic as well) and
 create-if-absent is a conditional PUT.

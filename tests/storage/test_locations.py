@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -131,7 +132,7 @@ def test_probe_refuses_a_store_without_the_condition(monkeypatch: pytest.MonkeyP
 
 
 def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def link(*_: object) -> None:
+    def link(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", link)
@@ -170,6 +171,36 @@ def test_a_write_that_fails_halfway_leaves_nothing(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert place.list() == {"kept": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="this system has no files without a name")
+@pytest.mark.parametrize("write", [Location.put, Location.create])
+def test_a_write_in_progress_has_no_name_that_a_kill_could_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Location, str, bytes], object]
+) -> None:
+    seen, fsync = [], os.fsync
+
+    def look(descriptor: int) -> None:
+        seen.append([path.name for path in tmp_path.iterdir()])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    write(Location.of(tmp_path), "object", b"x")
+    assert seen[0] == []
+    assert (tmp_path / "object").read_bytes() == b"x"
+    assert [path.name for path in tmp_path.iterdir()] == ["object"]
+
+
+def test_a_file_system_without_unnamed_files_gets_temporary_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    place = Location.of(tmp_path)
+    place.put("object", b"old")
+    place.put("object", b"new")
+    assert place.create("record", b"x")
+    assert not place.create("record", b"y")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"object": b"new", "record": b"x"}
 
 
 def test_temporary_files_are_not_objects(tmp_path: Path) -> None:
