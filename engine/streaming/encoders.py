@@ -18,9 +18,9 @@ import torch
 
 from engine import models
 from engine.models import Encoder, Precision, Tokens
+from engine.streaming.forward import encode_cells
 from engine.streaming.members import Member
-from engine.streaming.packing import pack
-from engine.streaming.products.product import Collector, Product
+from engine.streaming.products.product import Product
 from engine.streaming.sink import Encoded
 from engine.streaming.source import member_of
 from engine.streaming.tokenising import TokeniseMembers, tokens_of
@@ -130,10 +130,3 @@ def load_encoder(spec: EncoderSpec) -> Encoder:
     """The encoder, in evaluation mode, on its device."""
     encoder = models.load(local_copy(spec.model), precision=spec.precision)
     return encoder.to(spec.device).eval()
-
-
-def encode_cells(encoder: Encoder, tokens: Tokens, collector: Collector, batch_tokens: int) -> None:
-    """Encode all cells of a member in packed batches; the collector has them in the order of the cells."""
-    with torch.inference_mode():
-        for cells in pack(tokens.lengths, batch_tokens):
-            collector.add(cells, tokens.select(cells).to_torch(encoder.device))
