@@ -4,7 +4,7 @@
       _log/00000000.json            the plan: kind, lineage, members; created once
       _log/member-<key>.json        the record of one member: its objects with size and hash; created once
       _log/snapshot-00000001.json   the whole dataset: all records and the root objects; created once
-      _lease/<key>.<attempt>        who works on a member at the moment (saves work, never needed)
+      _lease/<key>/<attempt>        who works on a member at the moment (saves work, never needed)
       ...                           the objects themselves, under their final names
 
 A member is deterministic: the same plan gives the same bytes. So two workers that do the same member write

@@ -25,7 +25,7 @@ from engine.streaming.products.product import Product, Source
 from engine.streaming.recipe import Recipe, Workers
 from storage.commits import Dataset, Snapshot
 from storage.locations import Location
-from storage.protocol.snapshots import LEASES
+from storage.protocol import leases
 
 if TYPE_CHECKING:
     from engine.streaming.sink import Spent
@@ -174,11 +174,7 @@ def _suspects(dataset: Dataset) -> str:
     A member that kills its process takes its name with it; its leases stay.
     """
     pending = {member.key: Member.of(member) for member in dataset.pending()}
-    begun: dict[str, int] = {}
-    for name in dataset.location.list(LEASES):
-        key = name.removeprefix(f"{LEASES}/").rpartition(".")[0]
-        if key in pending:
-            begun[key] = begun.get(key, 0) + 1
+    begun = {key: times for key, times in leases.begun(dataset.location).items() if key in pending}
     worst = sorted(begun, key=lambda key: (-begun[key], key))[:5]
     tried = ", ".join(f"{pending[key]} begun {begun[key]} times" for key in worst) or "none was begun"
     return f"{len(pending)} of {len(dataset.members)} members are not committed; in work: {tried}"

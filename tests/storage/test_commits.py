@@ -189,7 +189,7 @@ def test_garbage_is_what_no_record_names(littered: Location) -> None:
     dataset = planned(littered)
     assert dataset.collect_garbage(3600) == []
     torn = ["a/.01.0000.tmp"] if littered.local is not None else []
-    assert dataset.collect_garbage(-1) == ["_lease/01.0", *torn, "a/01"]
+    assert dataset.collect_garbage(-1) == ["_lease/01/0", *torn, "a/01"]
     assert sorted(littered.list()) == [
         "_log/00000000.json",
         "_log/member-00.json",

@@ -38,7 +38,7 @@ def test_an_unfinished_dataset(location: Location) -> None:
     assert (facts["members_committed"], facts["members_planned"]) == (1, 3)
     assert facts["state"].startswith("not finished")
     assert facts["pending"] == ["00", "02"]
-    assert facts["leases"] == ["_lease/00.0"]
+    assert facts["leases"] == ["_lease/00/0"]
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from storage.commits import MemberPlan
 from storage.locations import Location
 from storage.protocol import leases
 from tests.storage.small_datasets import planned, write
@@ -61,3 +62,25 @@ def test_a_lease_stolen_by_a_fast_clock_costs_only_double_work(
     write(dataset, "00")
     write(dataset, "00")
     assert len(list(dataset.records())) == 1
+
+
+def test_a_claim_looks_at_its_own_member_only(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = planned(place, members=[MemberPlan(f"{number:04d}") for number in range(50)])
+    for member in dataset.members[:40]:
+        assert dataset.claim(member.key, "one", 60)
+    seen, listing = [], Location.list
+    monkeypatch.setattr(Location, "list", lambda self, prefix="": seen.append(listing(self, prefix)) or seen[-1])
+    assert dataset.claim("0045", "two", 60)
+    assert not dataset.claim("0007", "two", 60)
+    assert sum(map(len, seen)) == 1
+
+
+def test_releasing_leaves_no_lease_and_no_folder(place: Location) -> None:
+    dataset = planned(place)
+    assert dataset.claim("00", "one", 60)
+    assert dataset.claim("00", "one", 60)
+    assert dataset.claim("01", "one", 60)
+    assert leases.begun(place) == {"00": 2, "01": 1}
+    leases.release_all(place)
+    assert leases.begun(place) == {}
+    assert place.local is None or not list((place.local / "_lease").iterdir())
