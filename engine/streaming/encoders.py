@@ -20,6 +20,8 @@ from engine import models
 from engine.models import Encoder, Precision, Tokens
 from engine.streaming.forward import encode_cells
 from engine.streaming.members import Member
+from engine.streaming.metrics import EncoderMetrics, Spent
+from engine.streaming.packing import token_slots
 from engine.streaming.products.product import Product
 from engine.streaming.sink import Encoded
 from engine.streaming.source import member_of
@@ -74,12 +76,19 @@ class OwnReading:
 class EncodeMembers:
     """Actor of the encoding stage. Weights come from the node's own disk; only paths and options travel."""
 
-    def __init__(self, spec: EncoderSpec, assignment: Assignment, reading: OwnReading | None = None) -> None:
-        """`reading`: None where rows arrive with their tokens."""
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        assignment: Assignment,
+        reading: OwnReading | None = None,
+        board: Any | None = None,
+    ) -> None:
+        """`reading`: None where rows arrive with their tokens. `board`: handle of the `ActivityBoard`."""
         # Before the first matrix product, or torch keeps the pool it has made.
         torch.set_num_threads(spec.threads)
         self.spec, self.work, self.reading = spec, assignment, reading
         self.encoder = load_encoder(spec)
+        self.metrics = EncoderMetrics(board, assignment.product.kind, spec.model) if board else None
         if reading:
             tokeniser = self.encoder.tokeniser
             match = tokeniser.match(list(reading.store.genes.index))
@@ -92,6 +101,8 @@ class EncodeMembers:
             return
         encoded = np.empty(1, dtype=object)
         encoded[0] = self._encode(member, row, started)
+        if self.metrics:
+            self.metrics.add(encoded[0].spent)
         yield {"encoded": encoded}
 
     def _is_ours(self, member: Member) -> bool:
@@ -110,20 +121,23 @@ class EncodeMembers:
         try:
             tokens = self._tokens(member, row)
             collector = self.work.product.collect(self.encoder, tokens, member)
+            began = time.monotonic()
             encode_cells(self.encoder, tokens, collector, self.spec.batch_tokens)
+            busy_seconds = time.monotonic() - began
             for name, content in collector.objects():
                 writer.put(name, content)
                 del content  # or it would lie beside the next object while that is made
         except Exception as error:
             raise MemberFailed(f"{member} failed: {type(error).__name__}: {error}") from error
-        return Encoded(
-            member=member,
-            writer=writer,
-            facts=dict(collector.facts()),
-            n_tokens=tokens.n_tokens,
-            seconds=time.monotonic() - started,
+        spent = Spent(
+            cells=member.stop - member.start,
+            tokens=tokens.n_tokens,
+            slots=token_slots(tokens.lengths, self.spec.batch_tokens),
+            encoder_seconds=time.monotonic() - started,
+            busy_seconds=busy_seconds,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
+        return Encoded(member, writer, dict(collector.facts()), spent)
 
 
 def load_encoder(spec: EncoderSpec) -> Encoder:

@@ -32,6 +32,11 @@ def pack(lengths: np.ndarray, budget: int = BATCH_TOKENS) -> list[np.ndarray]:
     return batches
 
 
+def token_slots(lengths: np.ndarray, budget: int = BATCH_TOKENS) -> int:
+    """Tokens that the batches of `pack` have room for; tokens over slots is the share of useful ones."""
+    return sum(max(budget, int(lengths[cells].sum())) for cells in pack(lengths, budget))
+
+
 def token_positions(offsets: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Where the tokens of `cells`, cell after cell, lie in the packed array that `offsets` (int64
     `[cells+1]`) cuts.

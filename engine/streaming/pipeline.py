@@ -16,9 +16,10 @@ from ray.util.annotations import RayDeprecationWarning
 from engine.streaming.encoders import Assignment, EncodeMembers, EncoderSpec, OwnReading
 from engine.streaming.inputs import Inputs
 from engine.streaming.members import Member
+from engine.streaming.metrics import Spent
 from engine.streaming.products.product import Product
 from engine.streaming.recipe import Recipe, Workers
-from engine.streaming.sink import CommitSink, Spent
+from engine.streaming.sink import CommitSink
 from engine.streaming.source import CellSource, one_row
 from engine.streaming.tokenising import TokeniseMembers
 from storage.cells import CellStore
@@ -51,8 +52,11 @@ def stream(
     owner: str,
     *,
     courteous: bool,
+    board: Any | None = None,
 ) -> Spent:
     """Encode and commit the pending members on the connected Ray; returns what the committed ones took.
+
+    board: handle of the `ActivityBoard` that is told of every member encoded.
 
     Raises what Ray raises when a member fails for good.
     """
@@ -75,7 +79,7 @@ def stream(
             reading = None
         encoded = rows.map_batches(
             EncodeMembers,
-            fn_constructor_args=(spec, Assignment(dataset, product, owner, courteous), reading),
+            fn_constructor_args=(spec, Assignment(dataset, product, owner, courteous), reading, board),
             compute=ActorPoolStrategy(min_size=1, max_size=n_actors, initial_size=n_actors),
             **BY_MEMBER,
             **_actor_options(workers.threads, gpus),

@@ -15,23 +15,21 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from engine import ray_session
 from engine.streaming.inputs import SPECIAL_PER_CELL, Inputs
 from engine.streaming.members import Member
+from engine.streaming.metrics import Activity, ActivityBoard, Spent
 from engine.streaming.products.product import Product, Source
 from engine.streaming.recipe import Recipe, Workers
 from storage.commits import Dataset, Snapshot
 from storage.locations import Location
 from storage.protocol import leases
 
-if TYPE_CHECKING:
-    from engine.streaming.sink import Spent
-
-# done, total, unit
-Progress = Callable[[int, int, str], None]
+# done, total, unit, what else is worth saying
+Progress = Callable[[int, int, str, str], None]
 
 PROGRESS_EVERY_SECONDS = 2.0
 
@@ -44,18 +42,17 @@ class StreamFailed(RuntimeError):
 class Encoding:
     """What `encode` did. `did_work` is False when the dataset was complete already.
 
-    cells, tokens, seconds (wall), encoder_seconds (summed over actors): of this run, not of resumed members.
+    spent, seconds (wall), busy_share (of the encoders' time, see `Activity`): of this run, not of resumed
+    members.
     """
 
     snapshot: Snapshot
     did_work: bool
     n_members: int
     n_resumed: int = 0
-    cells: int = 0
-    tokens: int = 0
+    spent: Spent = field(default_factory=Spent)
     seconds: float = 0.0
-    encoder_seconds: float = 0.0
-    peak_memory_bytes: int | None = None
+    busy_share: float | None = None
 
 
 def lineage(inputs: Inputs, product: Product, recipe: Recipe) -> dict[str, Any]:
@@ -108,46 +105,66 @@ def encode(
     workers = workers or Workers()
     n_resumed = len(dataset.members) - len(dataset.pending())
     started = time.monotonic()
-    with _progress(dataset, report or (lambda done, total, unit: None)):
-        spent = _stream_all(inputs, product, dataset, recipe, workers)
+    spent, busy_share = _stream_all(inputs, product, dataset, recipe, workers, report)
     source = Source(inputs.store, inputs.n_cells, inputs.model.tokeniser)
     return Encoding(
         snapshot=product.finish(dataset, source),
         did_work=True,
         n_members=len(dataset.members),
         n_resumed=n_resumed,
-        cells=spent.cells,
-        tokens=spent.tokens,
+        spent=spent,
         seconds=time.monotonic() - started,
-        encoder_seconds=spent.encoder_seconds,
-        peak_memory_bytes=spent.peak_memory_bytes or None,
+        busy_share=busy_share,
     )
 
 
 def _stream_all(
-    inputs: Inputs, product: Product, dataset: Dataset, recipe: Recipe, workers: Workers
-) -> Spent:
+    inputs: Inputs,
+    product: Product,
+    dataset: Dataset,
+    recipe: Recipe,
+    workers: Workers,
+    report: Progress | None,
+) -> tuple[Spent, float | None]:
     """First the members nobody else works on, then, whatever leases say, those that are still missing.
 
     Two jobs that race share the work this way, and a job that was killed keeps its members from nobody.
     """
-    # Imports Ray, which a job that finds everything done can spare itself.
+    pending = dataset.pending()
+    if not pending:
+        return Spent(), None
+    # Imported here: a job that finds everything done can spare itself Ray.
+    import ray
+
     from engine.streaming.pipeline import stream
-    from engine.streaming.sink import Spent
 
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     spent = Spent()
-    pending = dataset.pending()
-    if not pending:
-        return spent
     with ray_session.connect(workers.address), _named_failures(dataset):
-        for courteous in (True, False):
-            members = [Member.of(member) for member in pending]
-            spent += stream(inputs, product, dataset, members, recipe, workers, owner, courteous=courteous)
-            pending = dataset.pending()
-            if not pending:
-                break
-    return spent
+        board = ray.remote(num_cpus=0)(ActivityBoard).remote()
+        with _progress(dataset, lambda: ray.get(board.read.remote()), report or _say_nothing):
+            for courteous in (True, False):
+                members = [Member.of(member) for member in pending]
+                spent += stream(
+                    inputs,
+                    product,
+                    dataset,
+                    members,
+                    recipe,
+                    workers,
+                    owner,
+                    courteous=courteous,
+                    board=board,
+                )
+                pending = dataset.pending()
+                if not pending:
+                    break
+        activity: Activity = ray.get(board.read.remote())
+    return spent, activity.busy_share
+
+
+def _say_nothing(done: int, total: int, unit: str, beside: str) -> None:
+    """Where nobody asked for progress."""
 
 
 @contextmanager
@@ -181,22 +198,26 @@ def _suspects(dataset: Dataset) -> str:
 
 
 @contextmanager
-def _progress(dataset: Dataset, report: Progress) -> Iterator[None]:
-    """Reports committed cells while the body runs. The records are the truth, whoever wrote them."""
+def _progress(dataset: Dataset, read: Callable[[], Activity], report: Progress) -> Iterator[None]:
+    """Reports committed cells while the body runs, and beside them what the encoders tell.
+
+    The records are the truth about cells, whoever wrote them; rates and shares are of this run.
+    """
     cells = {member.key: Member.of(member).stop - Member.of(member).start for member in dataset.members}
-    total, ended = sum(cells.values()), threading.Event()
+    total, ended, began = sum(cells.values()), threading.Event(), time.monotonic()
 
     def tell() -> None:
-        report(total - sum(cells[member.key] for member in dataset.pending()), total, "cells")
+        done = total - sum(cells[member.key] for member in dataset.pending())
+        report(done, total, "cells", _beside(read(), time.monotonic() - began))
 
     def watch() -> None:
         took = 0.0
         # A listing of a large dataset on an object store is slow: spend at most a twentieth of the time on
         # it.
         while not ended.wait(max(PROGRESS_EVERY_SECONDS, 20 * took)):
-            began = time.monotonic()
+            asked = time.monotonic()
             tell()
-            took = time.monotonic() - began
+            took = time.monotonic() - asked
 
     watcher = threading.Thread(target=watch, daemon=True)
     tell()
@@ -207,3 +228,12 @@ def _progress(dataset: Dataset, report: Progress) -> Iterator[None]:
     finally:
         ended.set()
         watcher.join()
+
+
+def _beside(activity: Activity, seconds: float) -> str:
+    """What is said beside the number of cells; nothing before the first member is encoded."""
+    useful, busy = activity.spent.useful_token_share, activity.busy_share
+    if useful is None or busy is None:
+        return ""
+    rate = activity.spent.tokens / max(seconds, 1e-9)
+    return f"{rate:,.0f} tokens/s, {useful:.1%} of token slots used, encoders busy {busy:.0%}"

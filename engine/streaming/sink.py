@@ -11,41 +11,18 @@ from ray.data.block import BlockAccessor
 from ray.data.datasource import Datasink, WriteResult
 
 from engine.streaming.members import Member
+from engine.streaming.metrics import Spent
 from storage.commits import MemberWriter
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A member whose objects are written and not yet committed, and what making it took.
-
-    seconds: wall time from tokens to durable objects. peak_memory_bytes: largest resident set of the
-    encoder process.
-    """
+    """A member whose objects are written and not yet committed, and what making it took."""
 
     member: Member
     writer: MemberWriter
     facts: dict[str, Any]
-    n_tokens: int
-    seconds: float
-    peak_memory_bytes: int
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What committed members took together."""
-
-    cells: int = 0
-    tokens: int = 0
-    encoder_seconds: float = 0.0
-    peak_memory_bytes: int = 0
-
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(
-            self.cells + other.cells,
-            self.tokens + other.tokens,
-            self.encoder_seconds + other.encoder_seconds,
-            max(self.peak_memory_bytes, other.peak_memory_bytes),
-        )
+    spent: Spent
 
 
 class CommitSink(Datasink[Spent]):
@@ -71,5 +48,4 @@ class CommitSink(Datasink[Spent]):
 def commit(encoded: Encoded) -> Spent:
     """Create the member's record. Raises DamagedDataset when another worker committed other bytes."""
     encoded.writer.commit(encoded.facts)
-    cells = encoded.member.stop - encoded.member.start
-    return Spent(cells, encoded.n_tokens, encoded.seconds, encoded.peak_memory_bytes)
+    return encoded.spent

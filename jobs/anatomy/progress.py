@@ -14,8 +14,11 @@ class ProgressLine:
         self.first_done: int | None = None
         self.last_printed = 0.0
 
-    def __call__(self, done: int, total: int, unit: str) -> None:
-        """Report that `done` of `total` units exist; the rate counts only what this run has done."""
+    def __call__(self, done: int, total: int, unit: str, beside: str = "") -> None:
+        """Report that `done` of `total` units exist; the rate counts only what this run has done.
+
+        beside: what else is worth saying, said as it is.
+        """
         now = time.monotonic()
         if self.first_done is None:
             self.first_done = done
@@ -25,7 +28,8 @@ class ProgressLine:
         self.last_printed = now
         rate = (done - self.first_done) / max(now - self.started, 1e-9)
         left = f", {(total - done) / rate:,.0f} s left" if rate > 0 and done < total else ""
-        line = f"{self.label}: {done:,} of {total:,} {unit}, {rate:,.1f} {unit}/s{left}"
+        line = f"{self.label}: {done:,} of {total:,} {unit}, {rate:,.1f} {unit}/s"
+        line += (f", {beside}" if beside else "") + left
         if sys.stderr.isatty():
             sys.stderr.write("\r\x1b[2K" + line + ("\n" if done >= total else ""))
         else:

@@ -20,21 +20,23 @@ def outcome_of(encoding: Encoding, inputs: Inputs) -> Outcome:
     """Counts in, throughput and facts of a stream; warnings go to stderr and into the facts."""
     for warning in inputs.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    seconds = max(encoding.seconds, 1e-9)
+    seconds, spent = max(encoding.seconds, 1e-9), encoding.spent
+    shares = {"useful_token_share": spent.useful_token_share, "encoder_busy_share": encoding.busy_share}
     return Outcome(
         lineage=encoding.snapshot.lineage_id,
         counts_in={"cells": inputs.n_cells, "genes": inputs.store.n_genes},
         throughput={
-            "cells_per_second": round(encoding.cells / seconds, 3),
-            "tokens_per_second": round(encoding.tokens / seconds, 1),
+            "cells_per_second": round(spent.cells / seconds, 3),
+            "tokens_per_second": round(spent.tokens / seconds, 1),
+            **{name: round(share, 4) for name, share in shares.items() if share is not None},
         },
         facts={
             "gene_match": inputs.match.report(),
             "warnings": inputs.warnings,
             "members": encoding.n_members,
             "members_resumed": encoding.n_resumed,
-            "encoder_seconds": round(encoding.encoder_seconds, 3),
+            "encoder_seconds": round(spent.encoder_seconds, 3),
         },
         did_work=encoding.did_work,
-        peak_memory_bytes=encoding.peak_memory_bytes,
+        peak_memory_bytes=spent.peak_memory_bytes or None,
     )

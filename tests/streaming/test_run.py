@@ -1,6 +1,7 @@
 """Ray runs beside the ordinary: other ways to share the work, members that fail, members that kill."""
 
 import os
+import re
 import signal
 from dataclasses import dataclass
 
@@ -59,13 +60,16 @@ def test_who_does_the_work_changes_no_byte(workers, inputs, expected, tmp_path, 
         Location.of(tmp_path / "out"),
         recipe=RECIPE,
         workers=workers,
-        report=lambda done, total, unit: told.append((done, total, unit)),
+        report=lambda *line: told.append(line),
     )
     assert hashes(tmp_path / "out") == expected
-    assert told[0] == (0, 200, "cells")
-    assert told[-1] == (200, 200, "cells")
-    assert encoding.cells == 200
-    assert encoding.tokens > encoding.cells
+    assert told[0] == (0, 200, "cells", "")
+    assert told[-1][:3] == (200, 200, "cells")
+    assert re.fullmatch(r"[\d,]+ tokens/s, \d+\.\d% of token slots used, encoders busy \d+%", told[-1][3])
+    assert encoding.spent.cells == 200
+    assert 200 < encoding.spent.tokens <= encoding.spent.slots
+    assert 0 < encoding.spent.busy_seconds < encoding.spent.encoder_seconds
+    assert 0 < encoding.busy_share < 1
 
 
 def test_members_on_which_a_dead_job_holds_a_lease_are_done_after_all(
@@ -76,7 +80,7 @@ def test_members_on_which_a_dead_job_holds_a_lease_are_done_after_all(
     assert dataset.claim(dataset.members[1].key, "a job that is no more", 3600)
     encoding = encode(inputs, product(), location, recipe=RECIPE, workers=Workers(actors=1))
     assert hashes(tmp_path / "out") == expected
-    assert encoding.cells == 200
+    assert encoding.spent.cells == 200
 
 
 def test_a_member_that_fails_ends_the_job_and_is_named(inputs, tmp_path, ray_cluster):
