@@ -14,6 +14,7 @@ from pathlib import Path
 from engine.models import geneformer, sae, tahoe
 from engine.models.encoder import Encoder, EncoderOutput, Precision
 from engine.models.errors import ModelError, UnsafePickle
+from engine.models.layers.parallel import TensorShard, worlds
 from engine.models.matching import GeneMatch
 from engine.models.tokens import PackedTokens, Tokeniser, Tokens
 
@@ -24,6 +25,7 @@ __all__ = [
     "ModelError",
     "PackedTokens",
     "Precision",
+    "TensorShard",
     "Tokeniser",
     "Tokens",
     "UnsafePickle",
@@ -32,21 +34,33 @@ __all__ = [
     "sae",
     "save",
     "tahoe",
+    "tensor_parallel_sizes",
 ]
 
 
-def load(directory: Path | str, *, precision: Precision = "fp32") -> Encoder:
+def load(
+    directory: Path | str,
+    *,
+    precision: Precision = "fp32",
+    weights: bool = True,
+    shard: TensorShard | None = None,
+) -> Encoder:
     """The encoder in a model directory (official or ours), in eval mode on the CPU.
 
-    Raises ModelError when the directory holds no encoder, or one with a missing or unsupported part.
+    weights: False for its configuration, tokeniser and layers on torch's meta device: the weights are
+        checked by name and shape, and none is read.
+    shard: this process's part of an encoder that several share; it holds and reads only that. Every rank
+        then calls the encoder with the same tokens and gets the whole result.
+    Raises ModelError when the directory holds no encoder, or one with a missing or unsupported part, or one
+    that cannot be shared so (`tensor_parallel_sizes`).
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such model directory")
     if (directory / "model_config.yml").is_file():
-        return tahoe.load(directory, precision=precision)
+        return tahoe.load(directory, precision=precision, weights=weights, shard=shard)
     if (directory / "config.json").is_file():
-        return geneformer.load(directory, precision=precision)
+        return geneformer.load(directory, precision=precision, weights=weights, shard=shard)
     if (directory / "cfg.json").is_file():
         raise ModelError(f"{directory}: this is a sparse autoencoder (cfg.json), where an encoder is needed")
     raise ModelError(
@@ -63,3 +77,8 @@ def save(encoder: Encoder, directory: Path | str) -> None:
         geneformer.save(encoder, directory)
     else:
         raise ModelError(f"cannot save a {type(encoder).__name__}")
+
+
+def tensor_parallel_sizes(encoder: Encoder) -> tuple[int, ...]:
+    """By how many devices the encoder can be shared, ascending; 1 is always among them."""
+    return worlds(encoder.config.n_heads, encoder.config.d_ffn)

@@ -13,6 +13,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from engine.models.errors import ModelError, UnsafePickle
+from engine.models.weights import StoredTensor
 
 
 def load_dictionary(path: Path) -> dict[Any, Any]:
@@ -35,8 +37,8 @@ def load_dictionary(path: Path) -> dict[Any, Any]:
     return dict(found)
 
 
-def load_tensors(path: Path, inside: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """The tensors of a checkpoint written by torch.save, by name; only these are read from the file.
+def open_tensors(path: Path, inside: tuple[str, ...] = ()) -> dict[str, StoredTensor]:
+    """The tensors of a checkpoint written by torch.save, by name; each is read when asked for, whole.
 
     inside: keys that lead to the state dict, e.g. ("state", "model") for a Composer checkpoint.
     Raises UnsafePickle when the pickle names something a checkpoint has no reason to, ModelError when the
@@ -61,7 +63,7 @@ def load_tensors(path: Path, inside: tuple[str, ...] = ()) -> dict[str, Tensor]:
             raise ModelError(f"{path}: expected a dict of tensors, found {type(state).__name__}")
         prefix = listing.removesuffix("data.pkl") + "data/"
         tensors = {
-            str(name): _materialise(found, archive, prefix)
+            str(name): StoredTensor(found.shape, partial(_read, path, prefix, found))
             for name, found in state.items()
             if isinstance(found, _TensorOnDisk)
         }
@@ -270,15 +272,16 @@ class _CheckpointUnpickler(pickle.Unpickler):
         return _StorageOnDisk(known, str(key), int(n_elements))
 
 
-def _materialise(tensor: _TensorOnDisk, archive: zipfile.ZipFile, prefix: str) -> Tensor:
+def _read(path: Path, prefix: str, tensor: _TensorOnDisk, at: tuple[slice, ...]) -> Tensor:
     storage = tensor.storage
     if storage.dtype is None:
         raise ModelError(f"a tensor of shape {tensor.shape} is stored in a number type not read here")
-    raw = bytearray(archive.read(prefix + storage.key))
+    with zipfile.ZipFile(path) as archive:
+        raw = bytearray(archive.read(prefix + storage.key))
     if not raw:
-        return torch.zeros(tensor.shape, dtype=storage.dtype)
+        return torch.zeros(tensor.shape, dtype=storage.dtype)[at]
     flat = torch.frombuffer(raw, dtype=storage.dtype)
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True))
     if min(tensor.stride, default=1) < 0 or last >= len(flat):
         raise ModelError(f"a tensor of shape {tensor.shape} reaches beyond its storage ({len(flat)} numbers)")
-    return flat.as_strided(tensor.shape, tensor.stride, tensor.offset).clone()
+    return flat.as_strided(tensor.shape, tensor.stride, tensor.offset)[at].clone()

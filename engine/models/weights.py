@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.models.errors import ModelError
+from engine.models.layers.parallel import Split, TensorShard, share_blocks
+from engine.models.layers.precision import set_precision
 
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _SHOWN = 5  # keys listed in an error; a wrong config.json would list them all
@@ -47,10 +52,23 @@ class KeyTable:
         }
 
 
-def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Puts weights (our names) into the model without copying; every key must fit.
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a checkpoint: its shape is known, its numbers are read when asked for.
 
-    source: what the weights and the model's sizes came from, for the error that lists what does not fit.
+    read: the part that slices (of the leading axes) cut out; `()` for all of it.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[tuple[slice, ...]], Tensor]
+
+
+def require_fit(
+    model: nn.Module, weights: Mapping[str, Tensor] | Mapping[str, StoredTensor], source: str
+) -> None:
+    """ModelError, listing what does not fit, unless the weights (our names) are just those of the model.
+
+    source: what the weights and the model's sizes came from.
     """
     wanted = model.state_dict()
     problems = {
@@ -65,8 +83,62 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     found = [f"{kind}: {', '.join(names[:_SHOWN])}" for kind, names in problems.items() if names]
     if found:
         raise ModelError(f"{source}: the weights do not fit the configuration; {'; '.join(found)}")
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Puts weights (our names) into the model without copying; raises as `require_fit` does."""
+    require_fit(model, weights, source)
+    wanted = model.state_dict()
     model.load_state_dict({name: weights[name].to(wanted[name].dtype) for name in wanted}, assign=True)
     model.requires_grad_(True)
+
+
+def assemble(
+    encoder: nn.Module,
+    stored: Mapping[str, StoredTensor],
+    source: str,
+    *,
+    precision: str,
+    weights: bool,
+    plan: Mapping[str, Split],
+    shard: TensorShard | None,
+) -> None:
+    """Make an encoder on the meta device the one that was asked for.
+
+    Shapes are checked either way, numbers are read only with `weights`: those of the rank's own layers when
+    there is a shard, each cast to its precision before the next one is read.
+    """
+    require_fit(encoder, stored, source)
+    set_precision(encoder, precision)
+    splits = share_blocks(encoder.get_submodule("blocks").children(), plan, shard) if shard else {}
+    if weights:
+        parts = {}
+        for name, whole in encoder.state_dict().items():
+            split = splits.get(name.removeprefix("blocks."))
+            pieces = split.pieces(stored[name].shape, shard) if split and shard else [()]
+            found = [stored[name].read(piece) for piece in pieces]
+            parts[name] = (torch.cat(found) if len(found) > 1 else found[0].contiguous()).to(whole.dtype)
+        fill(encoder, parts, source)
+    if shard:
+        encoder.requires_grad_(False)
+    encoder.eval()
+
+
+def open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """All tensors of a file by name; only its header is read yet. Raises ModelError if damaged.
+
+    What is read is mapped: pages nobody computes with never enter memory, and processes of a machine share
+    those they do.
+    """
+    try:
+        file: Any = safe_open(path, framework="pt")
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise ModelError(f"{path}: damaged or not a safetensors file ({error})") from error
+    return {
+        name: StoredTensor(tuple(found.get_shape()), partial(_read_slices, found))
+        for name, found in slices.items()
+    }
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -88,6 +160,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ModelError(f"{path}: expected an object, found {type(found).__name__}")
     return found
+
+
+def _read_slices(found: Any, at: tuple[slice, ...]) -> Tensor:
+    part: Tensor = found[at or ...]
+    return part
 
 
 def _translate(key: str, table: Mapping[str, str]) -> str | None:

@@ -44,7 +44,7 @@ class ModelFacts:
     def read(cls, path: str) -> ModelFacts:
         """Of a model directory, local or remote. Raises InputError or ModelError when it is none."""
         local = local_copy(path)
-        encoder = models.load(local)
+        encoder = models.load(local, weights=False)
         return cls(
             path=path,
             fingerprint=fingerprint(local),

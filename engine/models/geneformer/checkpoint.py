@@ -12,17 +12,17 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from engine.models.encoder import Precision
 from engine.models.errors import ModelError
-from engine.models.foreign import load_tensors
+from engine.models.foreign import open_tensors
 from engine.models.geneformer.config import from_json, to_json
 from engine.models.geneformer.dictionaries import read_dictionaries
 from engine.models.geneformer.model import GeneformerEncoder
+from engine.models.geneformer.parallelise import PLAN
 from engine.models.geneformer.tokenise import GeneformerTokeniser
-from engine.models.layers.precision import set_precision
-from engine.models.weights import KeyTable, fill, read_json, read_safetensors
+from engine.models.layers.parallel import TensorShard
+from engine.models.weights import KeyTable, StoredTensor, assemble, open_safetensors, read_json
 
 # Official key -> our key, without the closing .weight or .bias. {} is a layer number.
 KEYS = KeyTable(
@@ -55,10 +55,17 @@ IGNORED = (
 )
 
 
-def load(directory: Path | str, *, precision: Precision = "fp32") -> GeneformerEncoder:
+def load(
+    directory: Path | str,
+    *,
+    precision: Precision = "fp32",
+    weights: bool = True,
+    shard: TensorShard | None = None,
+) -> GeneformerEncoder:
     """The encoder of an official directory (with its dictionaries) or of one that `save` wrote, in eval mode.
 
     A fine-tuned checkpoint without the masked-gene head loads too; it then makes no predictions.
+    weights, shard: as for `engine.models.load`.
     Raises ModelError for a missing file or key, naming it.
     """
     directory = Path(directory)
@@ -75,12 +82,11 @@ def load(directory: Path | str, *, precision: Precision = "fp32") -> GeneformerE
     tokeniser = GeneformerTokeniser(
         dictionaries.tokens, dictionaries.medians, dictionaries.mapping, config.max_tokens
     )
-    weights = _ours(_read_weights(directory), directory)
+    ours = _ours(_stored(directory), directory)
     with torch.device("meta"):  # the weights bring their own memory
-        encoder = GeneformerEncoder(config, tokeniser, with_head="head.bias" in weights)
-    fill(encoder, weights, str(directory))
-    set_precision(encoder, precision)
-    return encoder.eval()
+        encoder = GeneformerEncoder(config, tokeniser, with_head="head.bias" in ours)
+    assemble(encoder, ours, str(directory), precision=precision, weights=weights, plan=PLAN, shard=shard)
+    return encoder
 
 
 def save(encoder: GeneformerEncoder, directory: Path | str) -> None:
@@ -96,20 +102,20 @@ def save(encoder: GeneformerEncoder, directory: Path | str) -> None:
     save_file(KEYS.export(encoder), directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def _ours(weights: dict[str, Tensor], directory: Path) -> dict[str, Tensor]:
+def _ours(stored: dict[str, StoredTensor], directory: Path) -> dict[str, StoredTensor]:
     """The weights under our names. A bare BertModel's keys lack the `bert.` in front."""
-    if not any(name.startswith("bert.") for name in weights):
-        weights = {f"bert.{name}": tensor for name, tensor in weights.items()}
-    unknown = [name for name in weights if KEYS.ours(name) is None and not name.startswith(IGNORED)]
+    if not any(name.startswith("bert.") for name in stored):
+        stored = {f"bert.{name}": tensor for name, tensor in stored.items()}
+    unknown = [name for name in stored if KEYS.ours(name) is None and not name.startswith(IGNORED)]
     if unknown:
         raise ModelError(f"{directory}: the weights hold keys that no Geneformer has: {unknown[:5]}")
-    named = {KEYS.ours(name): tensor for name, tensor in weights.items() if not name.startswith(IGNORED)}
+    named = {KEYS.ours(name): tensor for name, tensor in stored.items() if not name.startswith(IGNORED)}
     return {name: tensor for name, tensor in named.items() if name is not None}
 
 
-def _read_weights(directory: Path) -> dict[str, Tensor]:
+def _stored(directory: Path) -> dict[str, StoredTensor]:
     if (directory / "model.safetensors").is_file():
-        return read_safetensors(directory / "model.safetensors")
+        return open_safetensors(directory / "model.safetensors")
     if (directory / "pytorch_model.bin").is_file():
-        return load_tensors(directory / "pytorch_model.bin")
+        return open_tensors(directory / "pytorch_model.bin")
     raise ModelError(f"{directory}: neither model.safetensors nor pytorch_model.bin is there")

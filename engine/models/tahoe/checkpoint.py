@@ -13,16 +13,16 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import save_file
-from torch import Tensor
 
 from engine.models.encoder import Precision
 from engine.models.errors import ModelError
-from engine.models.foreign import load_tensors
-from engine.models.layers.precision import set_precision
+from engine.models.foreign import open_tensors
+from engine.models.layers.parallel import TensorShard
 from engine.models.tahoe.config import ChemicalConfig, collator_from_yaml, from_yaml, to_yaml
 from engine.models.tahoe.model import TahoeEncoder
+from engine.models.tahoe.parallelise import PLAN
 from engine.models.tahoe.tokenise import TahoeTokeniser
-from engine.models.weights import KeyTable, fill, read_json, read_safetensors
+from engine.models.weights import KeyTable, StoredTensor, assemble, open_safetensors, read_json
 
 # Official key -> our key, without the closing .weight or .bias. {} is a layer number.
 KEYS = KeyTable(
@@ -57,11 +57,14 @@ def load(
     directory: Path | str,
     *,
     precision: Precision = "fp32",
+    weights: bool = True,
+    shard: TensorShard | None = None,
     use_chem: bool = False,
     isolate_generative: bool = False,
 ) -> TahoeEncoder:
     """The encoder of an official directory or of one that `save` wrote, in eval mode on the CPU.
 
+    weights, shard: as for `engine.models.load`.
     use_chem: keep the 3B model's drug token. Off by default, as in the original: the drug encoder is then
         left out, while keep_first_n_tokens stays as trained.
     isolate_generative: the attention mask under which 70M and 1.3B were trained (see
@@ -73,8 +76,8 @@ def load(
         _read_yaml(directory / name) for name in ("model_config.yml", "collator_config.yml")
     )
     vocabulary = _read_ids(directory / "vocab.json")
-    weights = _read_weights(directory)
-    table = weights.get("model.gene_encoder.embedding.weight")
+    stored = _stored(directory)
+    table = stored.get("model.gene_encoder.embedding.weight")
     if table is None:
         raise ModelError(
             f"{directory}: the weights hold no model.gene_encoder.embedding.weight; not a Tahoe-x1 model"
@@ -82,18 +85,18 @@ def load(
     has_chem = use_chem and collator_from_yaml(collator_yaml).use_chem_token
     if use_chem and not has_chem:
         raise ModelError(f"{directory}: use_chem was asked for, but this model has no drug token")
-    chemical = _chemical(model_yaml, weights) if has_chem else None
-    config = from_yaml(model_yaml, collator_yaml, vocab_size=len(table), chemical=chemical)
+    chemical = _chemical(model_yaml, stored) if has_chem else None
+    config = from_yaml(model_yaml, collator_yaml, vocab_size=table.shape[0], chemical=chemical)
     collator = dataclasses.replace(config.collator, use_chem_token=has_chem)
     config = dataclasses.replace(config, collator=collator, isolate_generative=isolate_generative)
     drugs = _read_drugs(directory, collator_yaml) if has_chem else {}
     tokeniser = TahoeTokeniser(vocabulary, collator, drugs)
-    _require_rows(tokeniser, len(table), directory)
+    _require_rows(tokeniser, table.shape[0], directory)
     with torch.device("meta"):  # the weights bring their own memory
         encoder = TahoeEncoder(config, tokeniser)
-    fill(encoder, _ours(weights, directory, with_drugs=has_chem), str(directory))
-    set_precision(encoder, precision)
-    return encoder.eval()
+    ours = _ours(stored, directory, with_drugs=has_chem)
+    assemble(encoder, ours, str(directory), precision=precision, weights=weights, plan=PLAN, shard=shard)
+    return encoder
 
 
 def save(encoder: TahoeEncoder, directory: Path | str) -> None:
@@ -111,12 +114,12 @@ def save(encoder: TahoeEncoder, directory: Path | str) -> None:
     save_file(KEYS.export(encoder), directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def _ours(weights: dict[str, Tensor], directory: Path, *, with_drugs: bool) -> dict[str, Tensor]:
+def _ours(stored: dict[str, StoredTensor], directory: Path, *, with_drugs: bool) -> dict[str, StoredTensor]:
     """The weights under our names; those of a drug encoder that was not asked for are left out."""
-    unknown = [name for name in weights if KEYS.ours(name) is None]
+    unknown = [name for name in stored if KEYS.ours(name) is None]
     if unknown:
         raise ModelError(f"{directory}: the weights hold keys that no Tahoe-x1 model has: {unknown[:5]}")
-    named = {KEYS.ours(name) or "": tensor for name, tensor in weights.items()}
+    named = {KEYS.ours(name) or "": tensor for name, tensor in stored.items()}
     return {name: tensor for name, tensor in named.items() if with_drugs or not name.startswith("drugs.")}
 
 
@@ -131,19 +134,19 @@ def _require_rows(tokeniser: TahoeTokeniser, n_rows: int, directory: Path) -> No
         )
 
 
-def _chemical(model_yaml: dict[str, Any], weights: dict[str, Tensor]) -> ChemicalConfig:
-    if "model.chem_encoder.embedding.weight" not in weights:
+def _chemical(model_yaml: dict[str, Any], stored: dict[str, StoredTensor]) -> ChemicalConfig:
+    if "model.chem_encoder.embedding.weight" not in stored:
         raise ModelError("collator_config.yml has use_chem_token, but the weights hold no drug table")
-    n_drugs, n_bits = weights["model.chem_encoder.embedding.weight"].shape
+    n_drugs, n_bits = stored["model.chem_encoder.embedding.weight"].shape
     section = model_yaml.get("chemical_encoder") or {}
     return ChemicalConfig(n_drugs, n_bits, section.get("activation", "gelu"))
 
 
-def _read_weights(directory: Path) -> dict[str, Tensor]:
+def _stored(directory: Path) -> dict[str, StoredTensor]:
     if (directory / "model.safetensors").is_file():
-        return read_safetensors(directory / "model.safetensors")
+        return open_safetensors(directory / "model.safetensors")
     if (directory / "best-model.pt").is_file():
-        return load_tensors(directory / "best-model.pt", inside=("state", "model"))
+        return open_tensors(directory / "best-model.pt", inside=("state", "model"))
     raise ModelError(f"{directory}: neither model.safetensors nor best-model.pt is there")
 
 
