@@ -8,7 +8,7 @@ from tests.conftest import REPOSITORY
 
 DASHBOARD = json.loads((REPOSITORY / "cluster" / "observability" / "streaming.grafana.json").read_text())
 EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-# Of Ray's own node agents; python/ray/dashboard/modules/metrics/dashboards in the Ray wheel asks for them too.
+# From Ray's own node agents.
 RAYS_OWN = {"ray_node_gpus_utilization", "ray_node_mem_used", "ray_object_store_memory"}
 
 
