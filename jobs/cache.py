@@ -27,8 +27,8 @@ class Options(JobOptions):
     """Most tokens of a shard. Smaller ones let more actors share a small store and lose less to a kill."""
     special_tokens: bool = False
     """Keep <cls> and its like too."""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """What is stored."""
+    precision: Literal["fp32", "bf16", "fp16", "fp8"] = "bf16"
+    """What is stored. fp8: e4m3 with one scale a token."""
     compute: Literal["fp32", "bf16"] = "fp32"
     """What the encoder computes in."""
     actors: int | None = None

@@ -155,7 +155,8 @@ def _sample_activations(snapshot: Snapshot) -> str:
     for row in range(min(_SHOWN, len(tokens.acts))):
         values = ", ".join(f"{value:.4f}" for value in tokens.acts[row, :6].tolist())
         gene = cache.genes["gene_name"].iloc[int(tokens.gene[row])]
-        lines.append(f"cell {tokens.cell[row]}, {gene} at {tokens.pos[row]}: [{values}, ...]")
+        place = f"{gene} ({_TOKEN_CLASSES[tokens.token_class[row]]}) at {tokens.pos[row]}"
+        lines.append(f"cell {tokens.cell[row]}, {place}: [{values}, ...]")
     return "\n".join(lines)
 
 
@@ -173,6 +174,8 @@ def _any_sample(snapshot: Snapshot) -> str:
 def _head(table: pd.DataFrame) -> str:
     return str(table.iloc[:_SHOWN, :8].to_string(max_colwidth=24))
 
+
+_TOKEN_CLASSES = ("gene", "cell token", "special token")
 
 _SAMPLES: dict[str, Callable[[Snapshot], str]] = {
     "cells": _sample_cells,

@@ -8,13 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.streaming.inputs import SPECIAL_PER_CELL, Inputs
-from engine.streaming.products.activations import STORED_AS, ActivationProduct
+from engine.streaming.members import members_by_tokens
+from engine.streaming.products.activations import ActivationProduct
 from engine.streaming.recipe import Recipe
 from storage.errors import InputError
 from storage.locations import Location
 
-# Cell, gene and position beside each token, and its share of headers and index.
-_BYTES_BESIDE_ACTIVATIONS = 12
+# Cell, gene, position and class beside each token.
+_BYTES_BESIDE_ACTIVATIONS = 11
+_BYTES_OF_A_VALUE = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+# One scale of a token.
+_BYTES_OF_A_SCALE = 4
+# Header of a shard object.
+_BYTES_OF_A_HEADER = 640
 # Ids and names of the vocabulary, compressed.
 _BYTES_PER_GENE = 14
 
@@ -42,9 +48,12 @@ def cache_size(inputs: Inputs, product: ActivationProduct, recipe: Recipe) -> Ca
         bounded += int(bound[start:stop].sum())
         used += len(product.kept_tokens(tokens, int(start), special_ids))
     n_tokens = int(bound.sum() * used / max(bounded, 1))
-    bytes_per_token = inputs.model.d_model * STORED_AS[product.precision].itemsize + _BYTES_BESIDE_ACTIVATIONS
+    bytes_per_token = inputs.model.d_model * _BYTES_OF_A_VALUE[product.precision] + _BYTES_BESIDE_ACTIVATIONS
+    bytes_per_token += _BYTES_OF_A_SCALE if product.precision == "fp8" else 0
+    n_shards = len(members_by_tokens(bound, product.shard_tokens))
+    one_hook = n_tokens * bytes_per_token + n_shards * _BYTES_OF_A_HEADER
     gene_table = _BYTES_PER_GENE * len(inputs.model.tokeniser.gene_ids)
-    return CacheSize(n_tokens, n_tokens * bytes_per_token * len(product.hooks) + gene_table)
+    return CacheSize(n_tokens, one_hook * len(product.hooks) + gene_table)
 
 
 def require_room(output: Location, size: int) -> None:

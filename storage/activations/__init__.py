@@ -13,14 +13,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from storage.activations.fp8 import quantise
 from storage.activations.shards import (
     PRECISIONS,
+    StoredActivations,
     TokenActivations,
     decode_shard,
     encode_shard,
@@ -32,21 +33,22 @@ from storage.commits import Dataset, Snapshot, open_snapshot
 from storage.errors import DamagedDataset, InputError
 from storage.locations import Location
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = [
     "ActivationCache",
+    "StoredActivations",
     "TokenActivations",
     "decode_shard",
     "encode_shard",
     "finish_activations",
     "gene_table",
+    "quantise",
     "shard_name",
 ]
 
 KIND = "activations"
 GENES, INDEX = "genes.parquet", "index.parquet"
+# 2: a class beside each token. Part of the lineage, and of the snapshot's facts.
+FORMAT = 2
 
 
 def gene_table(
@@ -84,7 +86,8 @@ def finish_activations(dataset: Dataset, genes: pd.DataFrame) -> Snapshot:
     )
     objects = {GENES: _parquet(genes.reset_index()), INDEX: _parquet(index)}
     n_cells = int((index["stop"] - index["start"]).sum())
-    return dataset.finish(objects, {"n_tokens": int(index["n_tokens"].sum()), "n_cells": n_cells})
+    n_tokens = int(index["n_tokens"].sum())
+    return dataset.finish(objects, {"n_tokens": n_tokens, "n_cells": n_cells, "format": FORMAT})
 
 
 class ActivationCache:
@@ -101,8 +104,15 @@ class ActivationCache:
 
     @classmethod
     def open(cls, path: Location | str) -> ActivationCache:
-        """Raises InputError when no finished cache is there, DamagedDataset when parts are missing."""
+        """Raises InputError when no finished cache of this format is there, DamagedDataset when parts are
+        missing.
+        """
         snapshot = open_snapshot(Location.of(path), KIND)
+        if snapshot.facts.get("format") != FORMAT:
+            raise InputError(
+                f"{snapshot.location}: an activation cache of format {snapshot.facts.get('format', 1)}; this "
+                f"version reads format {FORMAT} alone; make it again with `syncytium cache`"
+            )
         snapshot.check_sizes()
         return cls(snapshot)
 
@@ -127,7 +137,7 @@ class ActivationCache:
 
     @property
     def dtype(self) -> str:
-        """Stored precision: "bf16", "fp16" or "fp32"."""
+        """Stored precision: "bf16", "fp16", "fp32" or "fp8"."""
         return PRECISIONS[self._header["acts"]["dtype"]]
 
     @property
@@ -137,6 +147,9 @@ class ActivationCache:
 
     def read(self, hook: str, key: str) -> TokenActivations:
         """One member at one hook, hash-checked. Raises InputError for an unknown hook, DamagedDataset."""
+        return self._stored(hook, key).tokens()
+
+    def _stored(self, hook: str, key: str) -> StoredActivations:
         if hook not in self.hooks:
             raise InputError(
                 f"{self.snapshot.location}: no activations at hook {hook!r}; the cache holds "
@@ -169,7 +182,7 @@ class ActivationCache:
         order = TokenOrder([int(record.facts["n_tokens"]) for record in self.members], seed, shards_in_buffer)
         if order.n_tokens == 0:
             raise InputError(f"{self.snapshot.location}: the cache holds no tokens")
-        pool: tuple[tuple[int, int], TokenActivations] | None = None
+        pool: tuple[tuple[int, int], StoredActivations] | None = None
         batch = start_batch
         while True:
             start = (batch * world + rank) * batch_tokens
@@ -178,25 +191,23 @@ class ActivationCache:
                 if pool is None or pool[0] != (epoch, number):
                     pool = None  # let go of the old pool before the new one is read
                     pool = ((epoch, number), self._pool(hook, order.shards(epoch, number)))
-                parts.append(_select(pool[1], rows))
-            yield _joined(parts)
+                parts.append(pool[1].select(rows))
+            yield _joined(parts).tokens()
             batch += 1
 
-    def _pool(self, hook: str, shards: Sequence[int]) -> TokenActivations:
+    def _pool(self, hook: str, shards: Sequence[int]) -> StoredActivations:
         """Some members one after the other; memory peaks at the pool and one member."""
-        import torch
-
         counts = [int(self.members[shard].facts["n_tokens"]) for shard in shards]
         ends = np.cumsum(counts)
-        acts = torch.empty(0)
-        columns: list[tuple[npt.NDArray[Any], ...]] = []
+        rows = np.empty((0, 0), np.uint8)
+        parts: list[StoredActivations] = []
         for shard, count, end in zip(shards, counts, ends, strict=True):
-            part = self.read(hook, self.members[shard].key)
-            if not columns:
-                acts = torch.empty(int(ends[-1]), part.acts.shape[1], dtype=part.acts.dtype)
-            acts[end - count : end] = part.acts
-            columns.append((part.cell.copy(), part.gene.copy(), part.pos.copy()))
-        return TokenActivations(acts, *(np.concatenate(parts) for parts in zip(*columns, strict=True)))
+            part = self._stored(hook, self.members[shard].key)
+            if not parts:
+                rows = np.empty((int(ends[-1]), part.rows.shape[1]), np.uint8)
+            rows[end - count : end] = part.rows
+            parts.append(part.beside())
+        return _joined(parts)._replace(rows=rows)
 
     @cached_property
     def _header(self) -> dict[str, Any]:
@@ -204,23 +215,11 @@ class ActivationCache:
         return read_header(lambda start, stop: self.snapshot.read_ranges(name, [(start, stop)])[0])
 
 
-def _select(tokens: TokenActivations, rows: npt.NDArray[np.int64]) -> TokenActivations:
-    import torch
-
-    return TokenActivations(
-        tokens.acts[torch.from_numpy(rows)], tokens.cell[rows], tokens.gene[rows], tokens.pos[rows]
-    )
-
-
-def _joined(parts: Sequence[TokenActivations]) -> TokenActivations:
-    import torch
-
+def _joined(parts: Sequence[StoredActivations]) -> StoredActivations:
     if len(parts) == 1:
         return parts[0]
-    acts, cells, genes, positions = zip(*parts, strict=True)
-    return TokenActivations(
-        torch.cat(acts), np.concatenate(cells), np.concatenate(genes), np.concatenate(positions)
-    )
+    rows, precisions, *columns = zip(*parts, strict=True)
+    return StoredActivations(np.concatenate(rows), precisions[0], *map(np.concatenate, columns))
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

@@ -1,10 +1,11 @@
 """One object of an activation cache: the activations of some tokens at one hook, and where each came from.
 
-A safetensors file (https://github.com/huggingface/safetensors) with `acts` (BF16, F16 or F32, `[n, d]`),
-`cell` (U32, row in the cell store), `gene` (U32, token id of the model's vocabulary) and `pos` (U16 or U32,
-place in the cell's token sequence). `acts` comes first, so row r lies at header + r * d * itemsize. bfloat16
-is native there, which no array or table format offers; activations do not compress (1.26x at best), so
-nothing is compressed.
+A safetensors file (https://github.com/huggingface/safetensors) with `acts` (BF16, F16, F32 or F8_E4M3,
+`[n, d]`), `cell` (U32, row in the cell store), `gene` (U32, token id of the model's vocabulary), `pos` (U16
+or U32, place in the cell's token sequence) and `class` (U8, what kind of token); with F8_E4M3 also `scale`
+(F32, what a token's codes are multiplied with; `storage.activations.fp8`). `acts` comes first, so row r lies
+at header + r * d * itemsize. bfloat16 is native there, which no array or table format offers; activations do
+not compress (1.26x at best), so nothing is compressed.
 
 Shape legend: T tokens of a shard or batch, D width.
 """
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from storage.activations.fp8 import dequantise
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,20 +29,77 @@ _ALIGNMENT = 64
 _LENGTH_BYTES = 8
 # The limit of the safetensors library; what claims more is another kind of file.
 _LONGEST_HEADER = 100_000_000
-PRECISIONS = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
+_COLUMN_TYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "F32": "<f4"}
+PRECISIONS = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F8_E4M3": "fp8"}
+FP8 = "F8_E4M3"
 
 
 class TokenActivations(NamedTuple):
     """Activations of some tokens and where each came from."""
 
     acts: torch.Tensor
-    """`[T, D]`, in the dtype stored."""
+    """`[T, D]`, in the dtype stored; float32 where fp8 is stored."""
     cell: npt.NDArray[np.uint32]
     """Row of the token's cell in the cell store, `[T]`."""
     gene: npt.NDArray[np.uint32]
     """Token id in the model's vocabulary, `[T]`; `ActivationCache.genes` names it."""
     pos: npt.NDArray[np.unsignedinteger[Any]]
     """Place of the token in its cell's sequence, special tokens counted, `[T]`."""
+    token_class: npt.NDArray[np.uint8]
+    """0 gene, 1 cell token (`<cls>`), 2 another special token, `[T]`."""
+
+
+class StoredActivations(NamedTuple):
+    """The columns of `TokenActivations` as they lie on disk: what is kept in memory while shards are
+    shuffled.
+    """
+
+    rows: npt.NDArray[np.uint8]
+    """Bytes of the activations, `[T, D * itemsize]`; read-only where they are still part of an object."""
+    precision: str
+    """A key of `PRECISIONS`."""
+    scale: npt.NDArray[np.float32]
+    """Of fp8 codes, `[T]`; of any other precision `[0]`."""
+    cell: npt.NDArray[np.uint32]
+    gene: npt.NDArray[np.uint32]
+    pos: npt.NDArray[np.unsignedinteger[Any]]
+    token_class: npt.NDArray[np.uint8]
+
+    def tokens(self) -> TokenActivations:
+        """As tensors; the one place where fp8 becomes numbers."""
+        import torch
+
+        if self.precision == FP8:
+            acts = torch.from_numpy(dequantise(self.rows, self.scale))
+        else:
+            rows = self.rows if self.rows.flags.writeable else self.rows.copy()
+            dtype, shape = _torch_types()[self.precision], rows.shape
+            acts = torch.from_numpy(rows.ravel()).view(dtype).view(shape[0], shape[1] // dtype.itemsize)
+        return TokenActivations(acts, self.cell, self.gene, self.pos, self.token_class)
+
+    def select(self, rows: npt.NDArray[np.int64]) -> StoredActivations:
+        """The given rows, in the order given."""
+        return StoredActivations(
+            self.rows.take(rows, axis=0),
+            self.precision,
+            self.scale.take(rows) if len(self.scale) else self.scale,
+            self.cell.take(rows),
+            self.gene.take(rows),
+            self.pos.take(rows),
+            self.token_class.take(rows),
+        )
+
+    def beside(self) -> StoredActivations:
+        """A copy without the activations, so that the object they lie in can go."""
+        return StoredActivations(
+            self.rows[:0].copy(),
+            self.precision,
+            self.scale.copy(),
+            self.cell.copy(),
+            self.gene.copy(),
+            self.pos.copy(),
+            self.token_class.copy(),
+        )
 
 
 def shard_name(hook: str, key: str) -> str:
@@ -51,34 +111,38 @@ def encode_shard(
     cell: npt.NDArray[Any],
     gene: npt.NDArray[Any],
     pos: npt.NDArray[Any],
+    token_class: npt.NDArray[Any],
     metadata: Mapping[str, str],
+    scale: npt.NDArray[np.float32] | None = None,
 ) -> bytes:
     """One shard object; the same arguments give the same bytes. `acts` `[T, D]`, the others `[T]`.
 
-    We write the header ourselves because the safetensors library orders metadata differently in every
-    process.
+    fp8 comes with its `scale` (`fp8.quantise`). We write the header ourselves because the safetensors library
+    orders metadata differently in every process.
     """
     import torch
 
-    names = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
-    if acts.ndim != 2 or acts.dtype not in names or not len(acts) == len(cell) == len(gene) == len(pos):
+    names = {dtype: name for name, dtype in _torch_types().items() if (name == FP8) == (scale is not None)}
+    beside = (cell, gene, pos, token_class, *(() if scale is None else (scale,)))
+    lengths = {len(acts), *map(len, beside)}
+    if acts.ndim != 2 or acts.dtype not in names or len(lengths) != 1:
         raise ValueError(
-            "acts must be [tokens, width] in bfloat16, float16 or float32 with one cell, gene and pos each; "
-            f"found {tuple(acts.shape)} {acts.dtype} with {len(cell)}, {len(gene)}, {len(pos)}"
+            "acts must be [tokens, width] in bfloat16, float16, float32 or float8_e4m3fn with a scale, with "
+            f"one cell, gene, pos and class each; found {tuple(acts.shape)} {acts.dtype} "
+            f"{'without' if scale is None else 'with'} scale, with {', '.join(map(str, map(len, beside)))}"
         )
     wide = len(pos) > 0 and int(pos.max()) >= 1 << 16
     rows = acts.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    tensors = [
-        ("acts", names[acts.dtype], list(acts.shape), rows),
-        ("cell", "U32", [len(cell)], np.ascontiguousarray(cell, dtype="<u4")),
-        ("gene", "U32", [len(gene)], np.ascontiguousarray(gene, dtype="<u4")),
-        (
-            "pos",
-            "U32" if wide else "U16",
-            [len(pos)],
-            np.ascontiguousarray(pos, dtype="<u4" if wide else "<u2"),
-        ),
-    ]
+    columns: dict[str, tuple[str, npt.NDArray[Any]]] = {
+        **({} if scale is None else {"scale": ("F32", scale)}),
+        "cell": ("U32", cell),
+        "gene": ("U32", gene),
+        "pos": ("U32" if wide else "U16", pos),
+        "class": ("U8", token_class),
+    }
+    tensors = [("acts", names[acts.dtype], list(acts.shape), rows)]
+    for name, (dtype, column) in columns.items():
+        tensors.append((name, dtype, [len(column)], np.ascontiguousarray(column, dtype=_COLUMN_TYPES[dtype])))
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
     for name, dtype, shape, tensor in tensors:
@@ -103,23 +167,30 @@ def read_header(read: Callable[[int, int], bytes]) -> dict[str, Any]:
     return header
 
 
-def decode_shard(content: bytes) -> tuple[TokenActivations, dict[str, str]]:
-    """A shard and its metadata. Raises ValueError or KeyError when it is none."""
-    import torch
-
-    dtypes = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+def decode_shard(content: bytes) -> tuple[StoredActivations, dict[str, str]]:
+    """A shard, as views of `content`, and its metadata. Raises ValueError or KeyError when it is none."""
     header = read_header(lambda start, stop: content[start:stop])
-    buffer = bytearray(content)  # writable, as tensors that share it must be
     origin = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
 
     def column(name: str) -> npt.NDArray[Any]:
-        dtype = {"U16": "<u2", "U32": "<u4"}[header[name]["dtype"]]
+        dtype = _COLUMN_TYPES[header[name]["dtype"]]
         start = origin + header[name]["data_offsets"][0]
-        return np.frombuffer(buffer, dtype, header[name]["shape"][0], start)
+        return np.frombuffer(content, dtype, header[name]["shape"][0], start)
 
-    n, width = header["acts"]["shape"]
-    acts = torch.empty(0, width, dtype=dtypes[header["acts"]["dtype"]])
-    if n:
-        acts = torch.frombuffer(buffer, dtype=acts.dtype, count=n * width, offset=origin).view(n, width)
-    tokens = TokenActivations(acts, column("cell"), column("gene"), column("pos"))
-    return tokens, header.get("__metadata__", {})
+    (n, width), precision = header["acts"]["shape"], header["acts"]["dtype"]
+    n_bytes = width * _torch_types()[precision].itemsize
+    rows = np.frombuffer(content, np.uint8, n * n_bytes, origin).reshape(n, n_bytes)
+    scale = column("scale") if precision == FP8 else np.empty(0, np.float32)
+    columns = (column(name) for name in ("cell", "gene", "pos", "class"))
+    return StoredActivations(rows, precision, scale, *columns), header.get("__metadata__", {})
+
+
+def _torch_types() -> dict[str, torch.dtype]:
+    import torch
+
+    return {
+        "BF16": torch.bfloat16,
+        "F16": torch.float16,
+        "F32": torch.float32,
+        FP8: torch.float8_e4m3fn,
+    }

@@ -78,8 +78,9 @@ def write_cache(path: Path, store: str, *, width: int = WIDTH, model: str = MODE
         acts[torch.from_numpy(gene < SPECIAL)] *= 50
         writer = dataset.member(member.key)
         for hook in (HOOK, OTHER_HOOK):
+            place = np.arange(n_tokens)
             content = encode_shard(
-                acts.to(torch.bfloat16), cell, gene, np.arange(n_tokens), {**metadata, "hook": hook}
+                acts.to(torch.bfloat16), cell, gene, place, 2 * (gene < SPECIAL), {**metadata, "hook": hook}
             )
             writer.put(shard_name(hook, member.key), content)
         writer.commit({**member.facts, "n_tokens": n_tokens})

@@ -149,9 +149,30 @@ def test_tokens_per_cell_keeps_a_sample_of_full_context_activations(tahoe_model,
     np.testing.assert_allclose(acts, x_TD[tokens.offsets[cell] + pos], atol=5e-5)
 
 
+@pytest.mark.parametrize("shard_tokens", [300, 64])
+def test_the_sample_does_not_depend_on_how_cells_are_cut_into_members(
+    tahoe_model, small_store, tmp_path, shard_tokens
+):
+    """Nor on actors: they share out members, which the plan fixes."""
+    inputs, _ = open_both(small_store, tahoe_model, max_cells=60)
+    chosen = {"hooks": ("embed",), "tokens_per_cell": 16, "precision": "fp8"}
+    encode_here(inputs, activations(inputs, **chosen), tmp_path / "few", Recipe(512))
+    more = encode_here(
+        inputs, activations(inputs, **chosen, shard_tokens=shard_tokens), tmp_path / "many", Recipe(512)
+    )
+    assert len(more.members) > 3
+    few, many = (read_cache(tmp_path / name, "embed") for name in ("few", "many"))
+    for one, other in zip(few, many, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_special_tokens_on_request(tahoe_model, small_store, tmp_path):
     inputs, _ = open_both(small_store, tahoe_model, max_cells=60)
     encode_here(inputs, activations(inputs, special_tokens=True), tmp_path / "out", Recipe(512))
     cell, pos, gene, _ = read_cache(tmp_path / "out", "final")
     assert (gene[pos == 0] == inputs.model.tokeniser.vocabulary["<cls>"]).all()
     assert np.unique(cell).tolist() == list(range(60))
+    cache = ActivationCache.open(str(tmp_path / "out"))
+    for member in cache.members:
+        tokens = cache.read("final", member.key)
+        np.testing.assert_array_equal(tokens.token_class, inputs.model.tokeniser.token_classes[tokens.gene])

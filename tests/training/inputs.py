@@ -66,9 +66,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
         active = torch.rand(2000, 40, generator=generator) < 0.05
         acts = (active * torch.rand(2000, 40, generator=generator)) @ directions + mean
         place = np.arange(2000)
-        content = encode_shard(
-            acts, number * 100 + place // 20, place % N_GENES, place % 20, {"model": "m", "seed": "0"}
-        )
+        cell, metadata = number * 100 + place // 20, {"model": "m", "seed": "0"}
+        content = encode_shard(acts, cell, place % N_GENES, place % 20, 0 * place, metadata)
         writer = dataset.member(member.key)
         writer.put(shard_name("resid_post_0", member.key), content)
         writer.commit({**member.facts, "n_tokens": 2000})

@@ -20,14 +20,20 @@ from engine.streaming.products.product import Source
 from storage import activations
 from storage.commits import Dataset, MemberPlan, Snapshot
 
-STORED_AS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What activations are gathered in; fp8 is made of float32 when the member is complete.
+GATHERED_AS = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.float32,
+}
 
 
 @dataclass(frozen=True)
 class ActivationProduct:
     """Activations at `hooks` of every kept token.
 
-    precision: "fp32", "bf16" or "fp16", what is stored. tokens_per_cell: keep a sample of so many tokens of
+    precision: "fp32", "bf16", "fp16" or "fp8", what is stored. tokens_per_cell: keep a sample of so many tokens of
     each cell; all see the whole cell. special_tokens: keep <cls> and its like too; the cell state they hold
     is no gene's.
     seed: of the sample, and of the order of tokens within a member. identity: written into every
@@ -46,6 +52,7 @@ class ActivationProduct:
 
     def lineage(self) -> Mapping[str, Any]:
         return {
+            "format": activations.FORMAT,
             "hooks": list(self.hooks),
             "precision": self.precision,
             "tokens_per_cell": self.tokens_per_cell,
@@ -134,7 +141,7 @@ class ActivationCollector:
     ) -> None:
         self.product, self.encoder, self.member, self.kept = product, encoder, member, kept
         self.offsets = tokens.offsets
-        dtype = STORED_AS[product.precision]
+        dtype = GATHERED_AS[product.precision]
         self.acts = {hook: torch.empty(len(kept), encoder.d_model, dtype=dtype) for hook in product.hooks}
 
     def add(self, cells: np.ndarray, tokens: PackedTokens) -> None:
@@ -149,18 +156,16 @@ class ActivationCollector:
             acts[rows_t] = x_TD[wanted_t.to(x_TD.device)].to(acts.dtype).cpu()
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
+        kept = self.kept
+        class_N = self.encoder.tokeniser.token_classes[kept.gene_N].astype(np.uint8)
         for hook in self.product.hooks:
-            name = activations.shard_name(hook, self.member.key)
-            yield (
-                name,
-                activations.encode_shard(
-                    self.acts.pop(hook),
-                    self.kept.cell_N,
-                    self.kept.gene_N,
-                    self.kept.pos_N,
-                    self._metadata(hook),
-                ),
+            acts, scale = self.acts.pop(hook), None
+            if self.product.precision == "fp8":
+                acts, scale = activations.quantise(acts)
+            content = activations.encode_shard(
+                acts, kept.cell_N, kept.gene_N, kept.pos_N, class_N, self._metadata(hook), scale
             )
+            yield activations.shard_name(hook, self.member.key), content
 
     def facts(self) -> Mapping[str, Any]:
         return {"start": self.member.start, "stop": self.member.stop, "n_tokens": len(self.kept)}

@@ -27,9 +27,8 @@ def shard(number: int, hook: str, dtype: torch.dtype = torch.bfloat16) -> TokenA
     n = TOKENS[number]
     acts = torch.from_numpy(rng.normal(size=(n, WIDTH)).astype(np.float32)).to(dtype)
     cell = (number * CELLS + rng.integers(0, CELLS, n)).astype(np.uint32)
-    return TokenActivations(
-        acts, cell, rng.integers(0, 4, n).astype(np.uint32), np.arange(n, dtype=np.uint16)
-    )
+    gene = rng.integers(0, 4, n).astype(np.uint32)
+    return TokenActivations(acts, cell, gene, np.arange(n, dtype=np.uint16), (gene == 0).astype(np.uint8))
 
 
 def encode(tokens: TokenActivations, hook: str) -> bytes:
@@ -71,13 +70,13 @@ def test_a_shard_opens_with_safetensors(dtype: torch.dtype, n: int, tmp_path: Pa
     stored = load_safetensors(content)
     assert stored["acts"].dtype == dtype
     assert torch.equal(stored["acts"], tokens.acts)
-    for name in ("cell", "gene", "pos"):
-        assert stored[name].tolist() == getattr(tokens, name).tolist()
+    for name in ("cell", "gene", "pos", "token_class"):
+        assert stored[name.removeprefix("token_")].tolist() == getattr(tokens, name).tolist()
     (tmp_path / "shard").write_bytes(content)
     with safe_open(tmp_path / "shard", "pt") as opened:
         assert opened.metadata() == {"model": "abc", "hook": "resid_post_0", "seed": "7"}
     ours, metadata = activations.decode_shard(content)
-    assert torch.equal(ours.acts, tokens.acts)
+    assert torch.equal(ours.tokens().acts, tokens.acts)
     assert metadata["model"] == "abc"
 
 
@@ -95,9 +94,47 @@ def test_positions_beyond_16_bits_are_kept() -> None:
     assert activations.decode_shard(encode(tokens, "h"))[0].pos.tolist() == list(range(70_000, 70_011))
 
 
+@pytest.mark.parametrize("width", [6, 7])
+def test_fp8_keeps_each_value_to_a_sixteenth(width: int) -> None:
+    """e4m3 has 3 mantissa bits: half a step is 2^-4 of a value, or 2^-10 / 448 of the largest."""
+    n = 1000
+    rng = np.random.default_rng(0)
+    acts = torch.from_numpy(rng.standard_normal((n, width)) * np.exp(rng.normal(0, 8, (n, 1)))).float()
+    acts[3] = 0
+    acts[5, 0] = 1e4 * acts[5].abs().max()  # one massive dimension
+    codes, scale = activations.quantise(acts)
+    column = np.arange(n)
+    content = activations.encode_shard(codes, column, column, column, column % 3, {}, scale)
+    stored = load_safetensors(content)
+    assert stored["acts"].dtype == torch.float8_e4m3fn
+    found = activations.decode_shard(content)[0].tokens()
+    assert torch.equal(found.acts, stored["acts"].float() * stored["scale"][:, None])
+    assert found.token_class.tolist() == (column % 3).tolist()
+    largest = acts.abs().amax(1, keepdim=True)
+    assert ((found.acts - acts).abs() <= acts.abs() * 2**-4 * 1.001 + largest * 2**-10 / 448).all()
+    assert torch.equal(found.acts[3], torch.zeros(width))
+
+
+def test_fp8_says_when_a_token_is_no_number() -> None:
+    codes, scale = activations.quantise(torch.tensor([[1.0, float("inf")], [1.0, 2.0]]))
+    column = np.arange(2)
+    content = activations.encode_shard(codes, column, column, column, column, {}, scale)
+    acts = activations.decode_shard(content)[0].tokens().acts
+    assert acts[0].isnan().all()
+    assert acts[1].tolist() == [1.0, 2.0]
+
+
+def test_a_cache_of_an_older_format_is_refused(near_place: Location) -> None:
+    """Before format 2 tokens had no class, and the snapshot did not say its format."""
+    older = Dataset.plan(near_place, kind=activations.KIND, lineage={}, members=[])
+    older.finish({}, {"n_tokens": 0, "n_cells": 0})
+    with pytest.raises(InputError, match=r"of format 1.*make it again"):
+        ActivationCache.open(near_place)
+
+
 def test_columns_that_do_not_fit_are_refused() -> None:
     tokens = shard(0, HOOKS[0])
-    with pytest.raises(ValueError, match="with 10, 11, 11"):
+    with pytest.raises(ValueError, match="with 10, 11, 11, 11"):
         encode(tokens._replace(cell=tokens.cell[:10]), "h")
     with pytest.raises(ValueError, match="float64"):
         encode(tokens._replace(acts=tokens.acts.double()), "h")
@@ -121,6 +158,7 @@ def test_members_read_back(place: Location) -> None:
             np.testing.assert_array_equal(found.cell, expected.cell)
             np.testing.assert_array_equal(found.gene, expected.gene)
             np.testing.assert_array_equal(found.pos, expected.pos)
+            np.testing.assert_array_equal(found.token_class, expected.token_class)
 
 
 def test_an_unknown_hook_is_refused_with_those_there(cache: ActivationCache) -> None:
