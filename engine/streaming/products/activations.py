@@ -33,9 +33,9 @@ GATHERED_AS = {
 class ActivationProduct:
     """Activations at `hooks` of every kept token.
 
-    precision: "fp32", "bf16", "fp16" or "fp8", what is stored. tokens_per_cell: keep a sample of so many tokens of
-    each cell; all see the whole cell. special_tokens: keep <cls> and its like too; the cell state they hold
-    is no gene's.
+    precision: "fp32", "bf16", "fp16" or "fp8", what is stored. tokens_per_cell: keep a sample of so many
+    tokens of each cell; all see the whole cell. special_tokens: keep <cls> and its like too; the cell state
+    they hold is no gene's.
     seed: of the sample, and of the order of tokens within a member. identity: written into every
     shard. shard_tokens: most tokens of a member.
     """
