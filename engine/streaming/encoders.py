@@ -16,18 +16,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from engine import models
-from engine.models import Encoder, Precision, Tokens
+from engine.models import Tokens
 from engine.streaming.forward import encode_cells
 from engine.streaming.members import Member
 from engine.streaming.metrics import EncoderMetrics, Spent
 from engine.streaming.packing import token_slots
 from engine.streaming.products.product import Product
+from engine.streaming.replicas import EncoderSpec, lead, load_encoder
 from engine.streaming.sink import Encoded
 from engine.streaming.source import member_of
 from engine.streaming.tokenising import TokeniseMembers, tokens_of
 from storage.cells import CellStore
-from storage.checkpoints import local_copy
 from storage.commits import Dataset
 from storage.protocol.snapshots import record_name
 
@@ -37,21 +36,6 @@ LEASE_SECONDS = 900.0
 
 class MemberFailed(RuntimeError):
     """One member cannot be encoded; the message names it and its cells."""
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """What an actor loads, and how it runs it.
-
-    precision: "fp32" or "bf16", what the encoder computes in. batch_tokens: budget of a packed batch.
-    threads: of the actor's matrix products; fixed for the run, since a sum's last bits may depend on it.
-    """
-
-    model: str
-    precision: Precision
-    batch_tokens: int
-    threads: int
-    device: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +71,11 @@ class EncodeMembers:
         # Before the first matrix product, or torch keeps the pool it has made.
         torch.set_num_threads(spec.threads)
         self.spec, self.work, self.reading = spec, assignment, reading
-        self.encoder = load_encoder(spec)
+        self.followers = None
+        if spec.tensor_parallel == 1:
+            self.encoder = load_encoder(spec)
+        else:
+            self.encoder, self.followers = lead(spec)
         self.metrics = EncoderMetrics(board, assignment.product.kind, spec.model) if board else None
         if reading:
             tokeniser = self.encoder.tokeniser
@@ -128,6 +116,8 @@ class EncodeMembers:
                 writer.put(name, content)
                 del content  # or it would lie beside the next object while that is made
         except Exception as error:
+            if self.followers:
+                self.followers.end_if_one_is_lost()
             raise MemberFailed(f"{member} failed: {type(error).__name__}: {error}") from error
         spent = Spent(
             cells=member.stop - member.start,
@@ -138,9 +128,3 @@ class EncodeMembers:
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
         return Encoded(member, writer, dict(collector.facts()), spent)
-
-
-def load_encoder(spec: EncoderSpec) -> Encoder:
-    """The encoder, in evaluation mode, on its device."""
-    encoder = models.load(local_copy(spec.model), precision=spec.precision)
-    return encoder.to(spec.device).eval()

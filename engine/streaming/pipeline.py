@@ -13,23 +13,23 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from engine.streaming.encoders import Assignment, EncodeMembers, EncoderSpec, OwnReading
+from engine.streaming.capacity import Capacity, PoolSize, pool_size
+from engine.streaming.encoders import Assignment, EncodeMembers, OwnReading
 from engine.streaming.inputs import Inputs
 from engine.streaming.members import Member
 from engine.streaming.metrics import Spent
 from engine.streaming.products.product import Product
 from engine.streaming.recipe import Recipe, Workers
+from engine.streaming.replicas import EncoderSpec, PlacementGroups
 from engine.streaming.sink import CommitSink
 from engine.streaming.source import CellSource, one_row
 from engine.streaming.tokenising import TokeniseMembers
 from storage.cells import CellStore
 from storage.commits import Dataset
 
-# Beside GPU actors, reading, tokenising and committing are tasks that wait more than they compute. A quarter
-# CPU each leaves them room on a small machine, where whole CPUs would let nothing commit until everything
-# had been read.
+# What a stage that mostly waits asks for. Each encoder leaves as much of its last CPU to the stages that feed
+# it and commit for it: on a small machine nothing would be committed until everything had been read.
 IO_CPUS = 0.25
-READERS_PER_ACTOR = 4
 
 # Ray's default is to retry for ever, so that one poison member would be retried for ever.
 RETRIES = 3
@@ -60,12 +60,15 @@ def stream(
 
     Raises what Ray raises when a member fails for good.
     """
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    n_actors = min(workers.actors or _default_actors(gpus, workers.threads), len(pending))
+    capacity, n_devices = Capacity.now(), recipe.tensor_parallel
+    of_device = {"CPU": workers.threads - IO_CPUS} | ({"GPU": 1.0} if capacity.has_gpus else {})
+    pool = pool_size(capacity, workers, n_devices, of_device["CPU"], len(pending))
+    device = "cuda" if capacity.has_gpus else "cpu"
     spec = EncoderSpec(
-        inputs.model.path, recipe.precision, recipe.batch_tokens, workers.threads, "cuda" if gpus else "cpu"
+        inputs.model.path, recipe.precision, recipe.batch_tokens, workers.threads, device, n_devices
     )
-    fused = not gpus if workers.fused is None else workers.fused
+    groups = PlacementGroups(n_devices, of_device) if n_devices > 1 else None
+    fused = device == "cpu" if workers.fused is None else workers.fused
     sink = CommitSink()
     with DataContext.current(_context()), warnings.catch_warnings():
         # The named parameters that replace ray_remote_args from Ray 2.64 on have no bound on retries in 2.60.
@@ -75,48 +78,57 @@ def stream(
             reading = OwnReading(inputs.store, recipe.max_tokens, recipe.seed)
         else:
             tokenise = inputs.tokeniser(recipe.max_tokens, recipe.seed)
-            rows = _tokenised(inputs.store, pending, tokenise, n_actors * READERS_PER_ACTOR)
+            cpus_left = capacity.cpus - pool.initial * n_devices * of_device["CPU"]
+            rows = _tokenised(inputs.store, pending, tokenise, _reader_cpus(cpus_left, grows=capacity.grows))
             reading = None
         encoded = rows.map_batches(
             EncodeMembers,
             fn_constructor_args=(spec, Assignment(dataset, product, owner, courteous), reading, board),
-            compute=ActorPoolStrategy(min_size=1, max_size=n_actors, initial_size=n_actors),
+            compute=_compute(pool, groups),
+            ray_remote_args_fn=groups,
+            num_cpus=of_device["CPU"],
+            num_gpus=of_device.get("GPU"),
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
             **BY_MEMBER,
-            **_actor_options(workers.threads, gpus),
         )
-        encoded.write_datasink(sink, concurrency=n_actors, ray_remote_args=dict(TASK_OPTIONS))
+        try:
+            encoded.write_datasink(sink, concurrency=pool.most, ray_remote_args=dict(TASK_OPTIONS))
+        finally:
+            if groups:
+                groups.remove()
     return sink.spent
 
 
+def _compute(pool: PoolSize, groups: PlacementGroups | None) -> ActorPoolStrategy:
+    # A replica's place stays taken until the stream ends, so a pool of them does not shrink to grow again.
+    fewest = pool.initial if groups else 1
+    return ActorPoolStrategy(min_size=fewest, max_size=pool.most, initial_size=pool.initial)
+
+
+def _reader_cpus(cpus_left: float, *, grows: bool) -> float:
+    """CPUs of a task that reads and tokenises: the one it keeps busy, unless the encoders leave too few.
+
+    Nothing else says how many such tasks run. Ray Data starts them while what is read ahead of the encoders
+    fits its share of the object store, hence as many as the measured rates of both sides ask for.
+    """
+    return 1.0 if grows or cpus_left >= 2 else IO_CPUS
+
+
 def _tokenised(
-    store: CellStore, pending: Sequence[Member], tokenise: TokeniseMembers, n_readers: int
+    store: CellStore, pending: Sequence[Member], tokenise: TokeniseMembers, cpus: float
 ) -> ray.data.Dataset:
     """Rows of tokens, from tasks that read and tokenise: Ray fuses stages that ask for the same resources."""
+    options = TASK_OPTIONS | {"num_cpus": cpus}
     rows = ray.data.read_datasource(
-        CellSource(store, pending),
-        override_num_blocks=len(pending),
-        concurrency=n_readers,
-        ray_remote_args=dict(TASK_OPTIONS),
+        CellSource(store, pending), override_num_blocks=len(pending), ray_remote_args=dict(options)
     )
     # Ray runs functions as tasks and callable objects as actors.
-    return rows.map_batches(partial(_call, tokenise), concurrency=n_readers, **BY_MEMBER, **TASK_OPTIONS)
+    return rows.map_batches(partial(_call, tokenise), **BY_MEMBER, **options)
 
 
 def _call(tokenise: TokeniseMembers, row: pa.Table) -> pa.Table:
     return tokenise(row)
-
-
-def _default_actors(gpus: int, threads: int) -> int:
-    return gpus or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
-
-
-def _actor_options(threads: int, gpus: int) -> dict[str, Any]:
-    options: dict[str, Any] = {"max_restarts": RETRIES, "max_task_retries": RETRIES}
-    # Each actor leaves a quarter of its last CPU to the stages that feed it and commit for it.
-    options["num_cpus"] = threads - IO_CPUS
-    if gpus:
-        options["num_gpus"] = 1
-    return options
 
 
 def _context() -> DataContext:

@@ -65,6 +65,7 @@ def lineage(inputs: Inputs, product: Product, recipe: Recipe) -> dict[str, Any]:
         "compute": recipe.precision,
         "token_seed": recipe.seed,
         "batch_tokens": recipe.batch_tokens,
+        "tensor_parallel": recipe.tensor_parallel,
         product.kind: dict(product.lineage()),
     }
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import xxhash
 
-from engine.streaming.encoders import Assignment, EncodeMembers, EncoderSpec, OwnReading
+from engine.streaming.encoders import Assignment, EncodeMembers, OwnReading
 from engine.streaming.inputs import Inputs
 from engine.streaming.members import Member
 from engine.streaming.products.product import Product, Source
 from engine.streaming.recipe import Recipe
+from engine.streaming.replicas import EncoderSpec
 from engine.streaming.run import plan
 from engine.streaming.sink import commit
 from engine.streaming.source import one_row
