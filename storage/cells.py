@@ -28,7 +28,7 @@ from scipy import sparse
 from storage.commits import Snapshot, open_snapshot
 from storage.locations import Location
 from storage.obs_tables import N_GENES, TOTAL, columns_from_json, decode_numbers, decode_parts
-from storage.shards import ShardedArray, read_single_chunk
+from storage.shard_reading import ShardedArray, carry_out, read_single_chunk
 
 KIND = "cells"
 COLUMNS_OBJECT = "_obs/columns.json"
@@ -169,35 +169,26 @@ class CellStore:
         """Several ranges of cells in the order given, in as few requests as possible: for shuffled
         reading.
         """
-        pieces = [piece for start, stop in ranges for piece in self._pieces(start, stop)]
-        by_member: dict[int, list[int]] = {}
-        for place, (owner, _, _) in enumerate(pieces):
-            by_member.setdefault(owner, []).append(place)
-        lengths: list[Any] = [None] * len(pieces)
-        values: list[Any] = [None] * len(pieces)
-        for number, places in by_member.items():
-            member = self._member(number)
-            wanted = []
-            for place in places:
-                _, low, high = pieces[place]
-                pointers = member.indptr[low : high + 1]
-                lengths[place] = np.diff(pointers)
-                wanted.append((int(pointers[0]), int(pointers[-1])))
-            indices, counts = member.indices.read(wanted), member.data.read(wanted)
-            if len(by_member) == 1:  # already in order, and blocks inside a member are the common case
-                return CellRows(_row_pointers(lengths), indices.astype(np.int32), counts, self.n_genes)
-            ends = np.cumsum([stop - start for start, stop in wanted])[:-1]
-            for place, *pair in zip(places, np.split(indices, ends), np.split(counts, ends), strict=True):
-                values[place] = pair
-        return self._assembled(lengths, values)
-
-    def _assembled(self, lengths: list[Any], values: list[Any]) -> CellRows:
-        if not values:
-            return CellRows(
-                np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.uint16), self.n_genes
-            )
-        indices = np.concatenate([genes for genes, _ in values]).astype(np.int32)
-        counts = np.concatenate([counts for _, counts in values])
+        by_member: dict[int, list[tuple[int, int]]] = {}
+        places: dict[int, list[int]] = {}
+        lengths = [np.empty(0, np.int64)]
+        at = 0
+        for start, stop in ranges:
+            for number, low, high in self._pieces(start, stop):
+                pointers = self._member(number).indptr[low : high + 1]
+                wanted = (int(pointers[0]), int(pointers[-1]))
+                by_member.setdefault(number, []).append(wanted)
+                places.setdefault(number, []).append(at)
+                lengths.append(np.diff(pointers))
+                at += wanted[1] - wanted[0]
+        members = {number: self._member(number) for number in by_member}
+        dtypes = [member.data.dtype for member in members.values()]
+        indices, counts = np.empty(at, np.int32), np.empty(at, np.result_type(np.uint16, *dtypes))
+        reads = []
+        for number, member in members.items():
+            reads += member.indices.reads(by_member[number], places[number], indices)
+            reads += member.data.reads(by_member[number], places[number], counts)
+        carry_out(reads, self.location)
         return CellRows(_row_pointers(lengths), indices, counts, self.n_genes)
 
     def to_dask(self, rows: int = _DASK_ROWS) -> Any:

@@ -72,6 +72,18 @@ def read_ranges(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         os.close(descriptor)
 
 
+def read_into(path: Path, start: int, buffer: memoryview) -> int:
+    """Fill `buffer` with the bytes from `start` on; how many the file had."""
+    done = 0
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        while done < len(buffer) and (read := os.preadv(descriptor, [buffer[done:]], start + done)):
+            done += read
+    finally:
+        os.close(descriptor)
+    return done
+
+
 def walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
     """(path below `top` with `/`, stat) of every file; one that vanishes meanwhile is left out."""
     folders = [""]

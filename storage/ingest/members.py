@@ -17,7 +17,7 @@ from storage.ingest.count_rows import store_rows, stored_dtype
 from storage.ingest.member_files import CountsWriter, put_tables
 from storage.locations import Location
 from storage.obs_tables import SOURCE_FILE, ObsColumn, conform, encode_part
-from storage.shards import ShardedArray, read_single_chunk
+from storage.shard_reading import ShardedArray, read_single_chunk
 from storage.sources import Source, open_source
 from storage.validation import FileReport
 

@@ -9,13 +9,8 @@ import zarr
 
 from storage.errors import DamagedDataset
 from storage.locations import Location
-from storage.shards import (
-    CHUNK_ELEMENTS,
-    ShardedArray,
-    ShardedArrayWriter,
-    put_single_chunk,
-    read_single_chunk,
-)
+from storage.shard_reading import ShardedArray, read_single_chunk
+from storage.shards import CHUNK_ELEMENTS, ShardedArrayWriter, put_single_chunk
 
 SHARD = 4 * CHUNK_ELEMENTS
 
