@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.models.errors import ModelError
-from engine.models.layers.pooling import pool_first, pool_mean
-from engine.models.tokens import PackedTokens, Tokeniser, Tokens
+from engine.models.layers.pooling import first_rows, per_cell, pool_mean
+from engine.models.tokens import CellLayout, KeptRows, PackedTokens, Tokeniser, Tokens
 
 # "fp32": everything in float32. "bf16": linear weights and attention in bfloat16, while tables, norms and
 # the residual stream stay float32, which is what CUDA autocast computes but without casting at every call.
@@ -51,9 +51,19 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, tokens: Tokens | PackedTokens, hooks: Sequence[str] = ("final",), predictions: bool = False
+        self,
+        tokens: Tokens | PackedTokens,
+        hooks: Sequence[str] = ("final",),
+        predictions: bool = False,
+        *,
+        rows_T: Tensor | None = None,
     ) -> EncoderOutput:
-        """The states at `hooks`; blocks beyond the last one needed do not run. predictions: the heads too."""
+        """The states at `hooks`; blocks beyond the last one needed do not run. predictions: the heads too.
+
+        rows_T (int64, ascending, best on the host): packed rows whose states are wanted, x_RD in that order.
+            In the last block that runs the others are only context: they get no query, no output projection
+            and no feed-forward. Predictions are of all tokens and go without it.
+        """
 
     @property
     def hook_names(self) -> tuple[str, ...]:
@@ -82,10 +92,11 @@ class Encoder(nn.Module, ABC):
         self.require_pool(pool)
         hook = layer_hook(layer, self.n_layers)
         tokens = self.packed(tokens)
-        x_TD = self(tokens, hooks=(hook,)).hooks[hook]
         if pool == "cls":
-            e_CD = pool_first(x_TD, tokens.layout)
+            x_CD = self(tokens, hooks=(hook,), rows_T=first_rows(tokens.layout)).hooks[hook]
+            e_CD = per_cell(x_CD, tokens.layout)
         else:
+            x_TD = self(tokens, hooks=(hook,)).hooks[hook]
             classes_V = torch.as_tensor(self.tokeniser.token_classes, device=x_TD.device)
             e_CD = pool_mean(x_TD, tokens.layout, classes_V[tokens.ids_T] == 0)
         return F.normalize(e_CD, dim=1) if self.unit_embeddings else e_CD
@@ -105,9 +116,12 @@ def encoder_hook_names(n_layers: int) -> tuple[str, ...]:
 
 
 class HookRecorder:
-    """Keeps the asked states as the forward pass offers them and knows how many blocks must run for them."""
+    """Keeps the asked states as the forward pass offers them and knows how many blocks must run for them.
 
-    def __init__(self, wanted: Sequence[str], n_layers: int) -> None:
+    kept: the rows whose states are wanted, None for all.
+    """
+
+    def __init__(self, wanted: Sequence[str], n_layers: int, kept: KeptRows | None = None) -> None:
         unknown = sorted(set(wanted) - set(encoder_hook_names(n_layers)))
         if unknown:
             raise ModelError(
@@ -116,11 +130,32 @@ class HookRecorder:
             )
         self.wanted = frozenset(wanted)
         self.n_blocks = max((_blocks_needed(name, n_layers) for name in wanted), default=0)
+        self.kept = kept
+        self.narrowed = False
         self.states: dict[str, Tensor] = {}
 
     def offer(self, name: str, x_TD: Tensor) -> None:
         if name in self.wanted:
-            self.states[name] = x_TD
+            self.states[name] = x_TD if self.kept is None or self.narrowed else x_TD[self.kept.rows_T]
+
+    def kept_in(self, block: int) -> KeptRows | None:
+        """The rows that `block` must compute, None for all: only behind the last one may rows be missing."""
+        return self.kept if block == self.n_blocks - 1 else None
+
+    def narrow(self, x_TD: Tensor) -> Tensor:
+        """The kept rows of a state. What is offered from now on must hold no others."""
+        if self.kept is None or self.narrowed:
+            return x_TD
+        self.narrowed = True
+        return x_TD[self.kept.rows_T]
+
+
+def kept_rows(rows_T: Tensor | None, layout: CellLayout, *, predictions: bool) -> KeptRows | None:
+    """What `rows_T` of a forward pass means; None when all rows are wanted."""
+    if rows_T is not None and predictions:
+        raise ModelError("rows_T was given, but predictions are of all tokens; ask for one of them")
+    kept = None if rows_T is None else KeptRows(rows_T, layout)
+    return None if kept is None or len(kept.rows_T) == layout.n_tokens else kept
 
 
 def _blocks_needed(name: str, n_layers: int) -> int:

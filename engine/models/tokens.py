@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from engine.models.errors import ModelError
 from engine.models.matching import GeneMatch
 
-__all__ = ["CellLayout", "GeneMatch", "LengthGroup", "PackedTokens", "Tokeniser", "Tokens"]
+__all__ = ["CellLayout", "GeneMatch", "KeptRows", "PackedTokens", "Run", "Tokeniser", "Tokens"]
 
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.float32]
@@ -92,6 +93,7 @@ class Tokens:
                 device, non_blocking=True
             ),
             layout=CellLayout(self.offsets, torch.device(device)),
+            whole_values=_are_whole(self.values_T),
         )
 
     @staticmethod
@@ -149,19 +151,22 @@ class Tokeniser(Protocol):
 class PackedTokens:
     """Tokenised cells on the device that will encode them.
 
-    ids_T: int64. values_T: float32. layout: where each cell's tokens lie.
+    ids_T: int64. values_T: float32. layout: where each cell's tokens lie. whole_values: every value is known
+    to be a whole number and none is below -2, as bins, counts and markers are. (Found on the host, for a
+    device would have to be waited for.)
     """
 
     ids_T: Tensor
     values_T: Tensor
     layout: CellLayout
+    whole_values: bool = False
 
     @staticmethod
     def from_tensors(ids_T: Tensor, values_T: Tensor, offsets: Tensor) -> PackedTokens:
         """From the flat tensors of a training batch; offsets may live on any device."""
-        return PackedTokens(
-            ids_T.long(), values_T.float(), CellLayout(offsets.cpu().numpy().astype(np.int64), ids_T.device)
-        )
+        layout = CellLayout(offsets.cpu().numpy().astype(np.int64), ids_T.device)
+        whole = values_T.device.type == "cpu" and _are_whole(values_T.numpy())
+        return PackedTokens(ids_T.long(), values_T.float(), layout, whole)
 
     @property
     def n_cells(self) -> int:
@@ -172,13 +177,19 @@ class PackedTokens:
         return len(self.ids_T)
 
 
+def _are_whole(values_T: FloatArray) -> bool:
+    return bool(np.all((values_T == np.rint(values_T)) & (values_T >= -2)))
+
+
 @dataclass(frozen=True)
-class LengthGroup:
-    """Cells of one length: their token rows, to be viewed as [n_cells, length]."""
+class Run:
+    """Neighbouring cells with as many queries and as many tokens each: their rows, to be viewed as
+    [n_cells, length].
+    """
 
     n_cells: int
-    length: int
-    rows: slice | Tensor
+    queries: slice
+    tokens: slice
 
 
 class CellLayout:
@@ -222,28 +233,48 @@ class CellLayout:
         return torch.as_tensor(np.arange(self.n_tokens) - starts_T, device=self.device)
 
     @cached_property
-    def groups(self) -> list[LengthGroup]:
-        """Non-empty cells grouped by equal length, so that each group is one dense attention call."""
-        groups = []
-        for length in np.unique(self.lengths[self.lengths > 0]):
-            cells = np.flatnonzero(self.lengths == length)
-            starts = self.offsets[cells]
-            groups.append(LengthGroup(len(cells), int(length), self._rows(starts, int(length))))
-        return groups
+    def runs(self) -> list[Run]:
+        """All tokens as queries, in packed order: each run is one dense attention call."""
+        return _runs(self, self)
+
+
+class KeptRows:
+    """The rows of a packed batch whose states are wanted; all others are only their context.
+
+    rows_T: the rows, on the batch's device. layout: where each cell's rows lie among them.
+    """
+
+    def __init__(self, rows_T: Tensor, layout: CellLayout) -> None:
+        """rows_T: int64, ascending; on the host if it can be, for a device would have to be waited for.
+
+        Raises ModelError when a row does not exist or comes twice.
+        """
+        rows = rows_T.cpu().numpy()
+        if len(rows) and not (
+            rows[0] >= 0 and rows[-1] < layout.n_tokens and bool(np.all(np.diff(rows) > 0))
+        ):
+            raise ModelError(f"rows_T: expected ascending rows of {layout.n_tokens} packed tokens, each once")
+        self.rows_T = rows_T.to(layout.device, non_blocking=True)
+        self.layout = CellLayout(np.searchsorted(rows, layout.offsets), layout.device)
+        self._context = layout
 
     @cached_property
-    def ungroup_T(self) -> Tensor | None:
-        """Order that takes the groups' rows, concatenated, back to packed order; None when they are in it."""
-        if len(self.groups) == 1 and isinstance(self.groups[0].rows, slice):
-            return None
-        arange = torch.arange(self.n_tokens, device=self.device)
-        grouped_T = torch.cat([arange[group.rows] for group in self.groups])
-        ungroup_T = torch.empty_like(grouped_T)
-        ungroup_T[grouped_T] = arange
-        return ungroup_T
+    def runs(self) -> list[Run]:
+        """Kept rows as queries over all tokens of their cells."""
+        return _runs(self.layout, self._context)
 
-    def _rows(self, starts: npt.NDArray[np.int64], length: int) -> slice | Tensor:
-        if len(starts) == 1 or bool(np.all(np.diff(starts) == length)):
-            return slice(int(starts[0]), int(starts[-1]) + length)
-        rows = (starts[:, None] + np.arange(length)).reshape(-1)
-        return torch.as_tensor(rows, device=self.device)
+
+def _runs(queries: CellLayout, tokens: CellLayout) -> list[Run]:
+    """Neighbours of equal lengths, for slices need no copy; packed batches bring like lengths together."""
+    shapes = np.stack([queries.lengths, tokens.lengths])
+    changes = np.flatnonzero(np.any(shapes[:, 1:] != shapes[:, :-1], axis=0)) + 1
+    edges = [0, *changes.tolist(), queries.n_cells]
+    return [
+        Run(
+            stop - start,
+            slice(int(queries.offsets[start]), int(queries.offsets[stop])),
+            slice(int(tokens.offsets[start]), int(tokens.offsets[stop])),
+        )
+        for start, stop in pairwise(edges)
+        if queries.offsets[stop] > queries.offsets[start]
+    ]

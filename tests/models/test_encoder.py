@@ -9,6 +9,7 @@ from engine import models
 from engine.models.encoder import Encoder, HookRecorder, encoder_hook_names, layer_hook
 from engine.models.errors import ModelError
 from engine.models.layers.precision import set_precision
+from engine.models.tokens import Tokens
 from tests.models.small_models import small_geneformer, small_tahoe, tokens_of
 
 
@@ -73,12 +74,58 @@ def test_each_hook_alone_equals_all_hooks_together(encoder: Encoder) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("every", [1, 3, 1000])
+def test_kept_rows_are_those_of_the_full_pass(encoder: Encoder, every: int) -> None:
+    tokens = tokens_of(encoder)
+    rows_T = torch.arange(0, tokens.n_tokens, every)
+    full = encoder(tokens, encoder.hook_names).hooks
+    kept = encoder(tokens, encoder.hook_names, rows_T=rows_T).hooks
+    for name in encoder.hook_names:
+        alone = encoder(tokens, (name,), rows_T=rows_T).hooks[name]
+        for found in (kept[name], alone):
+            torch.testing.assert_close(found, full[name][rows_T], rtol=1e-6, atol=1e-6)
+
+
+@torch.no_grad()
+def test_only_kept_rows_pass_the_last_block(encoder: Encoder) -> None:
+    seen = []
+    for block in encoder.blocks:
+        block.ffn.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    tokens = tokens_of(encoder)
+    encoder(tokens, ("resid_post_1",), rows_T=torch.tensor([0, 5]))
+    assert seen == [tokens.n_tokens, 2]
+
+
+@torch.no_grad()
+def test_no_rows(encoder: Encoder) -> None:
+    states = encoder(tokens_of(encoder), ("embed", "final"), rows_T=torch.empty(0, dtype=torch.int64)).hooks
+    assert [state.shape for state in states.values()] == [(0, 16), (0, 16)]
+
+
+def test_predictions_are_of_all_rows(encoder: Encoder) -> None:
+    with pytest.raises(ModelError, match="predictions are of all tokens"):
+        encoder(tokens_of(encoder), predictions=True, rows_T=torch.tensor([0]))
+
+
+@torch.no_grad()
 def test_a_cell_does_not_depend_on_its_neighbours(encoder: Encoder) -> None:
     tokens = tokens_of(encoder)
     together = encoder.embed(tokens)
     for cell in range(tokens.n_cells):
         alone = encoder.embed(tokens.select([cell]))[0]
         torch.testing.assert_close(alone, together[cell], rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@torch.no_grad()
+def test_neighbours_of_the_same_lengths_change_no_bit(encoder: Encoder) -> None:
+    tokens = tokens_of(encoder)
+    expected = encoder.embed(tokens)
+    other = Tokens(tokens.ids_T.copy(), tokens.values_T, tokens.offsets)
+    start, stop = tokens.offsets[4:6]
+    other.ids_T[start + 1 : stop - 1] = tokens.ids_T[start + 1 : stop - 1][::-1].copy()
+    found = encoder.embed(other)
+    changed = (found != expected).any(dim=1) & ~expected.isnan().any(dim=1)
+    assert changed.tolist() == [cell == 4 for cell in range(12)]
 
 
 def test_embeddings_in_the_models_own_convention() -> None:

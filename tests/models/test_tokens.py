@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine.models.errors import ModelError
-from engine.models.tokens import CellLayout, PackedTokens, Tokens
+from engine.models.tokens import CellLayout, KeptRows, PackedTokens, Tokens
 
 
 def tokens(*lengths: int) -> Tokens:
@@ -64,14 +64,38 @@ def test_from_tensors_is_to_torch() -> None:
     assert found.layout.lengths.tolist() == [1, 4]
 
 
-@pytest.mark.parametrize("lengths", [(3, 3, 3), (2, 5, 2, 0, 5, 1), (4,), (1, 2, 3), (0, 0)])
-def test_groups_hold_every_token_once(lengths: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("lengths", [(3, 3, 3), (2, 5, 2, 0, 5, 1), (4,), (1, 2, 3), (0, 0), ()])
+def test_runs_hold_every_token_once_and_in_order(lengths: tuple[int, ...]) -> None:
     layout = CellLayout(tokens(*lengths).offsets, torch.device("cpu"))
-    every_T = torch.arange(sum(lengths))
-    grouped = [every_T[group.rows] for group in layout.groups]
-    assert all(
-        len(rows) == group.n_cells * group.length for rows, group in zip(grouped, layout.groups, strict=True)
-    )
-    flat_T = torch.cat(grouped) if grouped else every_T
-    back_T = flat_T if not grouped or layout.ungroup_T is None else flat_T[layout.ungroup_T]
-    assert torch.equal(back_T, every_T)
+    every_T = list(range(sum(lengths)))
+    assert [row for run in layout.runs for row in every_T[run.tokens]] == every_T
+    for run in layout.runs:
+        assert run.queries == run.tokens
+        assert (run.tokens.stop - run.tokens.start) % run.n_cells == 0
+
+
+def test_runs_of_kept_rows() -> None:
+    layout = CellLayout(tokens(3, 3, 3, 0, 2).offsets, torch.device("cpu"))
+    kept = KeptRows(torch.tensor([0, 2, 3, 4, 9]), layout)
+    assert kept.layout.lengths.tolist() == [2, 2, 0, 0, 1]
+    assert [(run.n_cells, run.queries, run.tokens) for run in kept.runs] == [
+        (2, slice(0, 4), slice(0, 6)),
+        (1, slice(4, 5), slice(9, 11)),
+    ]
+
+
+@pytest.mark.parametrize("rows", [[-1], [2, 1], [1, 1], [3]])
+def test_rows_that_cannot_be_kept(rows: list[int]) -> None:
+    with pytest.raises(ModelError, match="ascending rows of 3 packed tokens"):
+        KeptRows(torch.tensor(rows), CellLayout(tokens(3).offsets, torch.device("cpu")))
+
+
+@pytest.mark.parametrize(
+    ("values", "whole"), [([-2, 0, 50], True), ([0.5], False), ([-3], False), ([], True)]
+)
+def test_whole_values_are_known(values: list[float], whole: bool) -> None:
+    n = len(values)
+    found = Tokens(np.zeros(n, np.int32), np.array(values, np.float32), np.array([0, n])).to_torch()
+    assert found.whole_values == whole
+    again = PackedTokens.from_tensors(found.ids_T, found.values_T, torch.tensor([0, n]))
+    assert again.whole_values == whole

@@ -1,7 +1,8 @@
 """The Geneformer architecture (BERT with post-norm blocks) over packed tokens.
 
 Source: Hugging Face BertForMaskedLM; tests/parity/test_geneformer.py holds it to its numbers.
-Legend: T packed tokens, D width, F feed-forward width, N heads, H head width, V vocabulary.
+Legend: T packed tokens, R kept rows of them (all, unless only some are wanted), D width,
+F feed-forward width, N heads, H head width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,32 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.models.encoder import Encoder, EncoderOutput, HookRecorder
+from engine.models.encoder import Encoder, EncoderOutput, HookRecorder, kept_rows
 from engine.models.errors import ModelError
 from engine.models.geneformer.config import GeneformerConfig
+from engine.models.geneformer.embedding import Embeddings
 from engine.models.geneformer.tokenise import GeneformerTokeniser
 from engine.models.layers.activation import activation
 from engine.models.layers.attention import attend
 from engine.models.layers.precision import LayerNorm, Linear
-from engine.models.tokens import CellLayout, PackedTokens, Tokens
-
-
-class Embeddings(nn.Module):
-    """Gene and rank -> normalised sum of their embeddings."""
-
-    def __init__(self, config: GeneformerConfig) -> None:
-        super().__init__()
-        self.words = nn.Embedding(config.vocab_size, config.d_model)
-        self.positions = nn.Embedding(config.max_tokens, config.d_model)
-        # All tokens are of type 0; the table is kept so that checkpoints keep their meaning.
-        self.types = nn.Embedding(config.type_vocab_size, config.d_model)
-        self.norm = LayerNorm(config.d_model, config.norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(self, ids_T: Tensor, position_T: Tensor) -> Tensor:
-        type_1D = self.types(torch.zeros(1, dtype=torch.long, device=ids_T.device))
-        x_TD: Tensor = self.dropout(self.norm(self.words(ids_T) + type_1D + self.positions(position_T)))
-        return x_TD
+from engine.models.tokens import CellLayout, KeptRows, PackedTokens, Tokens
 
 
 class Attention(nn.Module):
@@ -52,12 +36,16 @@ class Attention(nn.Module):
         self.value = Linear(config.d_model, config.d_model)
         self.out = Linear(config.d_model, config.d_model)
 
-    def forward(self, x_TD: Tensor, layout: CellLayout) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: CellLayout, kept: KeptRows | None) -> Tensor:
         shape = (-1, self.n_heads, self.head_width)
-        q_TNH, k_TNH, v_TNH = (part(x_TD).view(shape) for part in (self.query, self.key, self.value))
+        x_RD = x_TD if kept is None else x_TD[kept.rows_T]
+        q_RNH, k_TNH, v_TNH = self.query(x_RD), self.key(x_TD), self.value(x_TD)
         dropout = self.weight_dropout if self.training else 0.0
-        a_TD: Tensor = self.out(attend(q_TNH, k_TNH, v_TNH, layout, dropout=dropout).flatten(1))
-        return a_TD
+        o_RNH = attend(
+            q_RNH.view(shape), k_TNH.view(shape), v_TNH.view(shape), layout, kept=kept, dropout=dropout
+        )
+        a_RD: Tensor = self.out(o_RNH.flatten(1))
+        return a_RD
 
 
 class FeedForward(nn.Module):
@@ -83,8 +71,11 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, x_TD: Tensor, layout: CellLayout, recorder: HookRecorder, index: int) -> Tensor:
+        kept = recorder.kept_in(index)
         recorder.offer(f"resid_pre_{index}", x_TD)
-        a_TD = self.attention(x_TD, layout)
+        a_TD = self.attention(x_TD, layout, kept)
+        if kept is not None:
+            x_TD = recorder.narrow(x_TD)
         recorder.offer(f"attn_out_{index}", a_TD)
         x_TD = self.norm1(x_TD + self.dropout(a_TD))
         m_TD = self.ffn(x_TD)
@@ -127,7 +118,12 @@ class GeneformerEncoder(Encoder):
         self.head = MaskedGeneHead(config) if with_head else None
 
     def forward(
-        self, tokens: Tokens | PackedTokens, hooks: Sequence[str] = ("final",), predictions: bool = False
+        self,
+        tokens: Tokens | PackedTokens,
+        hooks: Sequence[str] = ("final",),
+        predictions: bool = False,
+        *,
+        rows_T: Tensor | None = None,
     ) -> EncoderOutput:
         """States at `hooks`, and with predictions `logits` (y_TV, before softmax)."""
         tokens = self.packed(tokens)
@@ -137,7 +133,8 @@ class GeneformerEncoder(Encoder):
                 f"tokenise with max_tokens={self.max_tokens}"
             )
         wanted = (*hooks, "final") if predictions else tuple(hooks)
-        recorder = HookRecorder(wanted, self.n_layers)
+        kept = kept_rows(rows_T, tokens.layout, predictions=predictions)
+        recorder = HookRecorder(wanted, self.n_layers, kept)
         x_TD = self.embeddings(tokens.ids_T, tokens.layout.position_T)
         recorder.offer("embed", x_TD)
         for index, block in enumerate(self.blocks[: recorder.n_blocks]):

@@ -11,11 +11,17 @@ from torch import Tensor
 from engine.models.tokens import CellLayout
 
 
-def pool_first(x_TD: Tensor, layout: CellLayout) -> Tensor:
-    """State of each cell's first token -> float32 e_CD; NaN for a cell without tokens."""
-    e_CD = x_TD.new_full((layout.n_cells, x_TD.shape[1]), float("nan"), dtype=torch.float32)
-    filled_C = layout.lengths_C > 0
-    e_CD[filled_C] = x_TD[layout.offsets_C1[:-1][filled_C].long()].float()
+def first_rows(layout: CellLayout) -> Tensor:
+    """Row of the first token of every cell that has one, int64 on the host."""
+    return torch.from_numpy(layout.offsets[:-1][layout.lengths > 0])
+
+
+def per_cell(x_RD: Tensor, layout: CellLayout) -> Tensor:
+    """One row for every cell that has tokens -> float32 e_CD; NaN for a cell without."""
+    if len(x_RD) == layout.n_cells:
+        return x_RD.float()
+    e_CD = x_RD.new_full((layout.n_cells, x_RD.shape[1]), float("nan"), dtype=torch.float32)
+    e_CD[layout.lengths_C > 0] = x_RD.float()
     return e_CD
 
 

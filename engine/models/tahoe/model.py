@@ -1,7 +1,8 @@
 """The Tahoe-x1 architecture over packed tokens.
 
 Source: tahoe_x1 1.0.0 (forward pass in eval mode); tests/parity/test_tahoe.py compares the numbers.
-Legend: T packed tokens, D width, F feed-forward width, N heads, H head width, C cells, V vocabulary.
+Legend: T packed tokens, R kept rows of them (all, unless only some are wanted), D width,
+F feed-forward width, N heads, H head width, C cells.
 """
 
 from __future__ import annotations
@@ -12,65 +13,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from engine.models.encoder import Encoder, EncoderOutput, HookRecorder
+from engine.models.encoder import Encoder, EncoderOutput, HookRecorder, kept_rows
 from engine.models.errors import ModelError
 from engine.models.layers.activation import activation
 from engine.models.layers.attention import attend
+from engine.models.layers.linear import linear
 from engine.models.layers.precision import LayerNorm, Linear
-from engine.models.tahoe.config import ChemicalConfig, TahoeConfig
+from engine.models.tahoe.config import TahoeConfig
+from engine.models.tahoe.embedding import DrugEmbedding, GeneEmbedding, ValueEmbedding
 from engine.models.tahoe.tokenise import TahoeTokeniser
-from engine.models.tokens import CellLayout, PackedTokens, Tokens
-
-
-class GeneEmbedding(nn.Module):
-    """Vocabulary id -> normalised embedding g_TD."""
-
-    def __init__(self, config: TahoeConfig) -> None:
-        super().__init__()
-        self.table = nn.Embedding(config.vocab_size, config.d_model)
-        self.norm = LayerNorm(config.d_model, config.norm_eps) if config.gene_use_norm else nn.Identity()
-
-    def forward(self, ids_T: Tensor) -> Tensor:
-        g_TD: Tensor = self.norm(self.table(ids_T))
-        return g_TD
-
-
-class ValueEmbedding(nn.Module):
-    """Binned count -> v_TD. Values are clamped from above only: -2 and -1 pass as they are."""
-
-    def __init__(self, config: TahoeConfig) -> None:
-        super().__init__()
-        self.maximum = config.value_max
-        self.activation = activation(config.value_activation)
-        self.linear1 = Linear(1, config.d_model)
-        self.linear2 = Linear(config.d_model, config.d_model)
-        self.norm = LayerNorm(config.d_model, config.norm_eps) if config.value_use_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.value_dropout)
-
-    def forward(self, values_T: Tensor) -> Tensor:
-        x_T1 = values_T.clamp(max=self.maximum)[:, None]
-        v_TD: Tensor = self.dropout(self.norm(self.linear2(self.activation(self.linear1(x_T1)))))
-        return v_TD
-
-
-class DrugEmbedding(nn.Module):
-    """Drug id -> token d_CD, from a table of Morgan fingerprints."""
-
-    def __init__(self, config: TahoeConfig, chemical: ChemicalConfig) -> None:
-        super().__init__()
-        self.activation = activation(chemical.activation)
-        self.table = nn.Embedding(chemical.n_drugs, chemical.n_bits, padding_idx=0)
-        self.linear1 = Linear(chemical.n_bits, config.d_model)
-        self.linear2 = Linear(config.d_model, config.d_model)
-        self.norm = LayerNorm(config.d_model, config.norm_eps)
-
-    def forward(self, drug_C: Tensor) -> Tensor:
-        d_CD: Tensor = self.norm(self.linear2(self.activation(self.linear1(self.table(drug_C)))))
-        return d_CD
+from engine.models.tokens import CellLayout, KeptRows, PackedTokens, Tokens
 
 
 class Attention(nn.Module):
-    """Self-attention within each cell. The rows of qkv are [Q | K | V], each head by head."""
+    """Self-attention within each cell. The rows of qkv's weight are [Q | K | V], each head by head."""
 
     def __init__(self, config: TahoeConfig) -> None:
         super().__init__()
@@ -78,11 +34,25 @@ class Attention(nn.Module):
         self.qkv = Linear(config.d_model, 3 * config.d_model)
         self.out = Linear(config.d_model, config.d_model)
 
-    def forward(self, x_TD: Tensor, layout: CellLayout, isolated_T: Tensor | None) -> Tensor:
-        q_TNH, k_TNH, v_TNH = self.qkv(x_TD).view(-1, 3, self.n_heads, self.head_width).unbind(1)
-        o_TNH = attend(q_TNH, k_TNH, v_TNH, layout, isolated_T=isolated_T)
-        a_TD: Tensor = self.out(o_TNH.flatten(1))
-        return a_TD
+    def forward(
+        self, x_TD: Tensor, layout: CellLayout, kept: KeptRows | None, isolated_T: Tensor | None
+    ) -> Tensor:
+        if kept is None:
+            q_RNH, k_TNH, v_TNH = self._heads(self.qkv(x_TD), 3)
+        else:
+            width = self.n_heads * self.head_width
+            (q_RNH,) = self._heads(self._part(x_TD[kept.rows_T], slice(width)), 1)
+            k_TNH, v_TNH = self._heads(self._part(x_TD, slice(width, None)), 2)
+        o_RNH = attend(q_RNH, k_TNH, v_TNH, layout, kept=kept, isolated_T=isolated_T)
+        a_RD: Tensor = self.out(o_RNH.flatten(1))
+        return a_RD
+
+    def _part(self, x_TD: Tensor, outputs: slice) -> Tensor:
+        weight = self.qkv.weight[outputs]
+        return linear(x_TD.to(weight.dtype), weight, self.qkv.bias[outputs])
+
+    def _heads(self, x: Tensor, n_parts: int) -> tuple[Tensor, ...]:
+        return x.view(-1, n_parts, self.n_heads, self.head_width).unbind(1)
 
 
 class FeedForward(nn.Module):
@@ -115,8 +85,11 @@ class Block(nn.Module):
     def forward(
         self, x_TD: Tensor, layout: CellLayout, isolated_T: Tensor | None, recorder: HookRecorder, index: int
     ) -> Tensor:
+        kept = recorder.kept_in(index)
         recorder.offer(f"resid_pre_{index}", x_TD)
-        a_TD = self.attention(self.norm1(x_TD) if self.pre_norm else x_TD, layout, isolated_T)
+        a_TD = self.attention(self.norm1(x_TD) if self.pre_norm else x_TD, layout, kept, isolated_T)
+        if kept is not None:
+            x_TD = recorder.narrow(x_TD)
         recorder.offer(f"attn_out_{index}", a_TD)
         x_TD = x_TD + a_TD if self.pre_norm else self.norm1(x_TD + a_TD)
         m_TD = self.ffn(self.norm2(x_TD) if self.pre_norm else x_TD)
@@ -189,6 +162,7 @@ class TahoeEncoder(Encoder):
         hooks: Sequence[str] = ("final",),
         predictions: bool = False,
         *,
+        rows_T: Tensor | None = None,
         generative_T: Tensor | None = None,
         drug_C: Tensor | None = None,
     ) -> EncoderOutput:
@@ -200,7 +174,8 @@ class TahoeEncoder(Encoder):
         """
         tokens = self.packed(tokens)
         wanted = (*hooks, "final") if predictions else tuple(hooks)
-        recorder = HookRecorder(wanted, self.n_layers)
+        kept = kept_rows(rows_T, tokens.layout, predictions=predictions)
+        recorder = HookRecorder(wanted, self.n_layers, kept)
         g_TD = self.genes(tokens.ids_T)
         x_TD = self._with_values(g_TD, tokens, generative_T, drug_C)
         recorder.offer("embed", x_TD)
@@ -211,7 +186,7 @@ class TahoeEncoder(Encoder):
             # A hook may ask for the state before the first block that does not run.
             recorder.offer(f"resid_pre_{recorder.n_blocks}", x_TD)
             return EncoderOutput(recorder.states)
-        x_TD = self.final_norm(x_TD)
+        x_TD = self.final_norm(x_TD)  # of the kept rows alone, as the last block left them
         recorder.offer("final", x_TD)
         heads = self._predict(g_TD, x_TD, tokens.layout) if predictions else {}
         return EncoderOutput({name: recorder.states[name] for name in hooks}, heads)
@@ -219,7 +194,7 @@ class TahoeEncoder(Encoder):
     def _with_values(
         self, g_TD: Tensor, tokens: PackedTokens, generative_T: Tensor | None, drug_C: Tensor | None
     ) -> Tensor:
-        v_TD: Tensor = self.values(tokens.values_T)
+        v_TD: Tensor = self.values(tokens.values_T, whole=tokens.whole_values)
         if generative_T is not None:
             flag_1D = self.flag(torch.ones(1, dtype=torch.long, device=g_TD.device))
             v_TD = torch.where(generative_T[:, None], flag_1D.to(v_TD.dtype), v_TD)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.models.layers.attention import attend
-from engine.models.tokens import CellLayout
+from engine.models.tokens import CellLayout, KeptRows
 
 LENGTHS = [5, 1, 0, 9, 5, 9, 2]
 
@@ -51,6 +51,16 @@ def test_isolated_tokens_are_seen_by_themselves_alone() -> None:
     torch.testing.assert_close(found, plain(q, k, v, LENGTHS, isolated_T))
 
 
+@pytest.mark.parametrize("rows", [[0], [0, 5, 6, 15, 20, 30], list(range(0, 31, 2)), []])
+@pytest.mark.parametrize("isolated", [False, True])
+def test_kept_rows_alone_ask(rows: list[int], isolated: bool) -> None:
+    q, k, v = heads(sum(LENGTHS))
+    isolated_T = torch.arange(sum(LENGTHS)) % 3 == 0 if isolated else None
+    kept = KeptRows(torch.tensor(rows, dtype=torch.int64), layout(LENGTHS))
+    found = attend(q[rows], k, v, layout(LENGTHS), kept=kept, isolated_T=isolated_T)
+    torch.testing.assert_close(found, plain(q, k, v, LENGTHS, isolated_T)[rows])
+
+
 def test_a_cell_depends_on_its_own_tokens_alone() -> None:
     q, k, v = heads(sum(LENGTHS))
     expected = attend(q, k, v, layout(LENGTHS))
@@ -90,3 +100,7 @@ def test_the_cuda_kernel_equals_plain_attention(width: int) -> None:
     on_gpu = [x.to("cuda", torch.bfloat16) for x in (q, k, v)]
     found = attend(*on_gpu, layout(lengths, "cuda"))
     torch.testing.assert_close(found.cpu().double(), expected, rtol=0.02, atol=0.02)
+    rows_T = torch.tensor([0, 299, 301, 678])
+    kept = KeptRows(rows_T, layout(lengths, "cuda"))
+    found = attend(on_gpu[0][rows_T.cuda()], *on_gpu[1:], layout(lengths, "cuda"), kept=kept)
+    torch.testing.assert_close(found.cpu().double(), expected[rows_T], rtol=0.02, atol=0.02)

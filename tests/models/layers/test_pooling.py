@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from engine.models.layers.pooling import gene_sums, pool_first, pool_mean
+from engine.models.layers.pooling import first_rows, gene_sums, per_cell, pool_mean
 from engine.models.tokens import CellLayout
 
 LAYOUT = CellLayout(np.array([0, 2, 2, 5]), torch.device("cpu"))
@@ -13,7 +13,9 @@ NAN = float("nan")
 
 def test_first_token() -> None:
     expected = torch.tensor([[1.0, 2.0], [NAN, NAN], [5.0, 6.0]])
-    torch.testing.assert_close(pool_first(X_TD, LAYOUT), expected, equal_nan=True)
+    rows_T = first_rows(LAYOUT)
+    assert rows_T.tolist() == [0, 2]
+    torch.testing.assert_close(per_cell(X_TD[rows_T], LAYOUT), expected, equal_nan=True)
 
 
 def test_mean() -> None:
