@@ -32,9 +32,11 @@ class Options(JobOptions):
     compute: Literal["fp32", "bf16"] = "fp32"
     """What the encoder computes in."""
     actors: int | None = None
-    """At most so many encoders at once. Default: one per GPU, or per CPU where there are none."""
+    """At most so many encoders at once. Default: as many as the cluster has, or will be given, room for."""
     threads: int = 1
-    """CPU threads of each encoder."""
+    """CPU threads of each encoder, or of each process of a shared one."""
+    tensor_parallel: int = 1
+    """GPUs that share one encoder; on a cluster without GPUs, processes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,13 +48,15 @@ class Options(JobOptions):
 def run(options: Options) -> Outcome:
     from engine.streaming.inputs import Inputs
     from engine.streaming.products.activations import ActivationProduct
-    from engine.streaming.recipe import Recipe, Workers
+    from engine.streaming.recipe import Recipe
     from engine.streaming.run import encode
     from engine.streaming.sizing import cache_size, gigabytes, require_room
-    from jobs.anatomy.streaming import outcome_of
+    from jobs.anatomy.streaming import outcome_of, workers_of
 
     output = options.output_location
+    workers = workers_of(options.address, options.actors, options.threads)
     inputs = Inputs.open(options.cells, options.model, options.max_cells)
+    inputs.model.require_tensor_parallel(options.tensor_parallel)
     hooks = tuple(dict.fromkeys(comma_separated(options.hooks)))
     inputs.model.require_hooks(hooks)
     product = ActivationProduct(
@@ -64,7 +68,12 @@ def run(options: Options) -> Outcome:
         shard_tokens=options.shard_tokens,
         identity={"model": inputs.model.fingerprint, "store": inputs.store.dataset_id},
     )
-    recipe = Recipe(inputs.model.token_limit(options.max_tokens), options.compute, options.seed)
+    recipe = Recipe(
+        inputs.model.token_limit(options.max_tokens),
+        options.compute,
+        options.seed,
+        tensor_parallel=options.tensor_parallel,
+    )
     expected = cache_size(inputs, product, recipe)
     print(
         f"cache: about {expected.tokens:,} tokens at {len(hooks)} hook points, {gigabytes(expected.size)}",
@@ -76,7 +85,7 @@ def run(options: Options) -> Outcome:
         product,
         output,
         recipe=recipe,
-        workers=Workers(options.address, options.actors, options.threads),
+        workers=workers,
         overwrite=options.overwrite,
         report=ProgressLine("cache"),
     )

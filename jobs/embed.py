@@ -30,28 +30,35 @@ class Options(JobOptions):
     precision: Literal["fp32", "bf16"] = "fp32"
     """What the encoder computes in."""
     actors: int | None = None
-    """At most so many encoders at once. Default: one per GPU, or per CPU where there are none."""
+    """At most so many encoders at once. Default: as many as the cluster has, or will be given, room for."""
     threads: int = 1
-    """CPU threads of each encoder."""
+    """CPU threads of each encoder, or of each process of a shared one."""
     tensor_parallel: int = 1
-    """Devices that share one encoder."""
+    """GPUs that share one encoder; on a cluster without GPUs, processes."""
 
 
 def run(options: Options) -> Outcome:
     from engine.streaming.inputs import Inputs
-    from engine.streaming.recipe import Recipe, Workers
+    from engine.streaming.recipe import Recipe
     from engine.streaming.run import encode
-    from jobs.anatomy.streaming import outcome_of, require_one_device
+    from jobs.anatomy.streaming import outcome_of, workers_of
 
     output = options.output_location
-    require_one_device(options.tensor_parallel)
+    workers = workers_of(options.address, options.actors, options.threads)
     inputs = Inputs.open(options.cells, options.model, options.max_cells)
+    inputs.model.require_tensor_parallel(options.tensor_parallel)
+    recipe = Recipe(
+        inputs.model.token_limit(options.max_tokens),
+        options.precision,
+        options.seed,
+        tensor_parallel=options.tensor_parallel,
+    )
     encoding = encode(
         inputs,
         _product(options, inputs.model),
         output,
-        recipe=Recipe(inputs.model.token_limit(options.max_tokens), options.precision, options.seed),
-        workers=Workers(options.address, options.actors, options.threads),
+        recipe=recipe,
+        workers=workers,
         overwrite=options.overwrite,
         report=ProgressLine("embed"),
     )

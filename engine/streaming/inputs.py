@@ -27,7 +27,9 @@ CELL_TOKEN = 1
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """An encoder without its weights. ranks: most tokens of a cell it can encode, None for any number."""
+    """An encoder without its weights. ranks: most tokens of a cell it can encode, None for any number.
+    tensor_parallel: numbers of devices that can share it.
+    """
 
     path: str
     fingerprint: str
@@ -39,10 +41,14 @@ class ModelFacts:
     ranks: int | None
     default_layer: int
     default_pool: str
+    tensor_parallel: tuple[int, ...] = (1,)
 
     @classmethod
     def read(cls, path: str) -> ModelFacts:
-        """Of a model directory, local or remote. Raises InputError or ModelError when it is none."""
+        """Of a model directory, local or remote. Raises InputError or ModelError when it is none.
+
+        Weights are hashed for the fingerprint as they lie in their file, and never loaded.
+        """
         local = local_copy(path)
         encoder = models.load(local, weights=False)
         return cls(
@@ -57,6 +63,7 @@ class ModelFacts:
             ranks=getattr(encoder.config, "max_tokens", None),
             default_layer=encoder.default_layer,
             default_pool=encoder.default_pool,
+            tensor_parallel=models.tensor_parallel_sizes(encoder),
         )
 
     @property
@@ -82,6 +89,14 @@ class ModelFacts:
 
     def hook_of(self, layer: int) -> str:
         return layer_hook(layer, self.n_layers)
+
+    def require_tensor_parallel(self, n_devices: int) -> None:
+        """Raises InputError unless so many devices can share the encoder."""
+        if n_devices not in self.tensor_parallel:
+            raise InputError(
+                f"--tensor-parallel {n_devices}: the heads and feed-forward part of {self.path} can "
+                f"be shared by {', '.join(map(str, self.tensor_parallel))} devices."
+            )
 
     def require_hooks(self, hooks: Sequence[str]) -> None:
         unknown = [hook for hook in hooks if hook not in self.hook_names]

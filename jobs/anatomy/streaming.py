@@ -1,19 +1,20 @@
-"""What the jobs that stream cells through an encoder (`embed`, `cache`) have in common at their end."""
+"""What the jobs that stream cells through an encoder (`embed`, `cache`) have in common."""
 
 import sys
 
 from engine.streaming.inputs import Inputs
+from engine.streaming.recipe import Workers
 from engine.streaming.run import Encoding
 from jobs.anatomy.run_record import Outcome
 from storage.errors import InputError
 
 
-def require_one_device(tensor_parallel: int) -> None:
-    if tensor_parallel != 1:
-        raise InputError(
-            f"--tensor-parallel {tensor_parallel}: an encoder runs on one device in this version; give 1 and "
-            "use --actors for more encoders side by side."
-        )
+def workers_of(address: str | None, actors: int | None, threads: int) -> Workers:
+    """Raises InputError for numbers that mean nothing."""
+    for flag, value in (("actors", actors), ("threads", threads)):
+        if value is not None and value < 1:
+            raise InputError(f"--{flag} is {value}; it must be at least 1.")
+    return Workers(address, actors, threads)
 
 
 def outcome_of(encoding: Encoding, inputs: Inputs) -> Outcome:

@@ -42,9 +42,23 @@ def test_a_finished_job_does_nothing(tahoe_model, small_store, tmp_path, ray_clu
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
-def test_tensor_parallel_is_refused(tahoe_model, small_store, tmp_path):
-    with pytest.raises(InputError, match="--tensor-parallel 2"):
-        embed.run(options(small_store, tahoe_model, tmp_path / "out", tensor_parallel=2))
+@pytest.mark.parametrize("job", [embed, cache])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"tensor_parallel": 3}, r"--tensor-parallel 3: .* can be shared by 1, 2 devices"),
+        ({"tensor_parallel": 0}, "--tensor-parallel 0"),
+        ({"actors": 0}, "--actors is 0"),
+        ({"threads": -1}, "--threads is -1"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(job, more, message, tahoe_model, small_store, tmp_path):
+    hooks = {"hooks": "final"} if job is cache else {}
+    wanted = job.Options(
+        cells=str(small_store), model=str(tahoe_model), output=str(tmp_path / "out"), **hooks, **more
+    )
+    with pytest.raises(InputError, match=message):
+        job.run(wanted)
     assert not (tmp_path / "out").exists()
 
 
