@@ -47,6 +47,8 @@ class Options(TrainingFlags):
     """With --cells: train on a random sample of so many tokens of each cell. Default: all its genes."""
     max_tokens: int | None = None
     """With --cells: tokens kept of a longer cell when encoding. Default: the model's own limit."""
+    actors: int | None = None
+    """With --cells: encoders that feed the workers. Default: as many as the workers leave room for."""
 
 
 def run(options: Options) -> Outcome:
@@ -79,6 +81,11 @@ def run(options: Options) -> Outcome:
 def _source(options: Options) -> "ActivationSource":
     from engine.training.activation_sources import CachedActivations, StreamedActivations
 
+    if options.actors is not None and (options.actors < 1 or not options.workers):
+        raise InputError(
+            f"--actors {options.actors}: give at least 1, and --workers of at least 1: with --workers 0 the "
+            "one process encodes by itself."
+        )
     streaming = [flag for flag in ("cells", "model") if getattr(options, flag)]
     if options.cache and streaming:
         raise InputError(f"--cache and --{streaming[0]}: give one or the other.")
@@ -88,6 +95,8 @@ def _source(options: Options) -> "ActivationSource":
                 "--max-cells, --tokens-per-cell and --max-tokens were decided when the cache was written; "
                 "leave them out with --cache."
             )
+        if options.actors:
+            raise InputError("--actors: a cache needs no encoders; leave it out with --cache.")
         return CachedActivations.plan(options.cache, options.hook)
     if not (options.cells and options.model and options.hook):
         raise InputError("give --cache CACHE, or --cells STORE with --model DIR and --hook NAME.")
@@ -99,6 +108,7 @@ def _source(options: Options) -> "ActivationSource":
         max_tokens=options.max_tokens,
         precision=options.precision,
         max_cells=options.max_cells,
+        actors=options.actors,
     )
 
 

@@ -1,34 +1,34 @@
-"""Where a sparse autoencoder's training tokens come from: a cache on disk, or an encoder in the worker.
+"""Where a sparse autoencoder's training tokens come from: a cache on disk, or encoders that make them.
 
-Legend: B tokens of a batch, T packed tokens, D width.
+Legend: B tokens of a batch, Q of a slot (see `engine.training.mixing`), T of both, D width.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from engine import models
-from engine.models.encoder import Encoder
-from engine.models.tokens import Tokens
-from engine.streaming.draws import smallest_per_cell, token_draws
 from engine.streaming.inputs import Inputs
-from engine.streaming.packing import BATCH_TOKENS, pack
+from engine.training.chunks import ITEM_BYTES, Activations, CellChunks, ChunkEncoder, to_float
+from engine.training.mixing import mixed
 from engine.training.prefetch import prefetched
 from engine.training.recipe import Share
-from engine.training.sampling import CellOrder, read_cells
+from engine.training.sampling import read_cells
 from storage.activations import ActivationCache
-from storage.checkpoints import local_copy
 from storage.errors import InputError
 
 # A batch of whole cells is a few cells' worth of correlated tokens; quality still improves at 32 batches'
 # worth of cells shuffled together (specs/sae.md section 5).
-ROUND_STEPS = 32
-# Draws of the tokens kept of a cell, apart from those of the tokens encoded of a long cell.
-_KEPT_STREAM = 1
+WINDOW_STEPS = 32
+FEWEST_CHUNKS = 2
+# Size of a chunk: large enough to fill packed batches, small enough that a few of them lie in the object
+# store for every encoder, and that little is encoded again when one is lost.
+CHUNK_CELLS, CHUNK_BYTES = 64, 64 << 20
 # Cells looked at to know how many tokens a cell gives.
 SAMPLED_CELLS = 512
 
@@ -40,14 +40,23 @@ class ActivationSource(Protocol):
     def width(self) -> int:
         """D, of the activations."""
 
+    @property
+    def actors(self) -> int | None:
+        """Encoder actors it needs beside the workers, as `engine.training.recipe.Recipe.actors`."""
+
     def lineage(self) -> dict[str, Any]:
         """What changes the activations, as plain JSON values."""
 
     def provenance(self) -> dict[str, Any]:
         """What a reader of the trained autoencoder wants to know about them."""
 
-    def batches(self, start_step: int, share: Share, device: torch.device) -> Iterator[torch.Tensor]:
-        """Endless x_BD micro-batches of this worker from `start_step` on, float32 on `device`."""
+    def batches(
+        self, start_step: int, share: Share, device: torch.device
+    ) -> Generator[torch.Tensor, None, None]:
+        """Endless x_BD micro-batches of this worker from `start_step` on, float32 on `device`.
+
+        Collective. Close it when no worker needs its stream any more.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +69,11 @@ class CachedActivations:
     width: int
     n_tokens: int
     shards_in_buffer: int = 8
+
+    @property
+    def actors(self) -> int:
+        """None: every worker reads."""
+        return 0
 
     @classmethod
     def plan(cls, cache: str, hook: str | None) -> "CachedActivations":
@@ -83,7 +97,9 @@ class CachedActivations:
         metadata = ActivationCache.open(self.cache).metadata
         return {"hook_name": self.hook, "cache": self.dataset_id, "model": metadata.get("model", "")}
 
-    def batches(self, start_step: int, share: Share, device: torch.device) -> Iterator[torch.Tensor]:
+    def batches(
+        self, start_step: int, share: Share, device: torch.device
+    ) -> Generator[torch.Tensor, None, None]:
         stream = ActivationCache.open(self.cache).batches(
             self.hook,
             share.micro_batch,
@@ -99,11 +115,13 @@ class CachedActivations:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamedActivations:
-    """Tokens that each worker makes with its own copy of the encoder; nothing is written to disk.
+    """Tokens that encoders make while the autoencoder trains on them; nothing is written to disk.
 
-    Training goes in rounds of 32 steps. For a round a worker encodes enough shuffled cells, keeps the tokens
-    of genes (of each cell a random `tokens_per_cell`), shuffles them and cuts them into its micro-batches. A
-    resumed run encodes the round it stopped in again.
+    Shuffled cells are cut into chunks, chunks are dealt out to the workers in turn, and each worker shuffles
+    the tokens of genes (of each cell a random `tokens_per_cell`) over a window of its chunks. On Ray one
+    pool of encoder actors serves all workers; a process that trains by itself encodes by itself. After the
+    last cell the stream goes on with the next epoch's order of cells. A resumed run encodes its window of
+    chunks again, and no more.
     """
 
     cells: str
@@ -118,6 +136,8 @@ class StreamedActivations:
     """Tokens that a cell gives, on average: how many cells a round needs."""
     tokens_per_cell: int | None = None
     precision: models.Precision = "fp32"
+    actors: int | None = None
+    """Encoder actors on Ray; None for as many as the workers leave room for."""
 
     @classmethod
     def plan(
@@ -130,6 +150,7 @@ class StreamedActivations:
         max_tokens: int | None = None,
         precision: models.Precision = "fp32",
         max_cells: int | None = None,
+        actors: int | None = None,
     ) -> "StreamedActivations":
         """Checks the store, the model and that they fit. Raises InputError or ModelError."""
         inputs = Inputs.open(cells, model, max_cells)
@@ -151,6 +172,7 @@ class StreamedActivations:
             cell_tokens=cell_tokens,
             tokens_per_cell=tokens_per_cell,
             precision=precision,
+            actors=actors,
         )
 
     def lineage(self) -> dict[str, Any]:
@@ -167,56 +189,64 @@ class StreamedActivations:
     def provenance(self) -> dict[str, Any]:
         return {"hook_name": self.hook, "cells": self.dataset_id, "model": self.model_fingerprint}
 
-    def batches(self, start_step: int, share: Share, device: torch.device) -> Iterator[torch.Tensor]:
-        encoder = models.load(local_copy(self.model), precision=self.precision).to(device).eval()
-        first_round, step = divmod(start_step, ROUND_STEPS)
-        skip = step * share.accumulation
-        per_round = ROUND_STEPS * share.accumulation
-        rounds = prefetched(self._rounds(encoder, first_round, share), depth=1)
-        for number, (tokens, kept_T) in enumerate(rounds, start=first_round):
-            x_TD = _encode(encoder, tokens, kept_T, self.hook)
-            order = np.random.default_rng([share.seed, number, share.rank]).permutation(len(x_TD))
-            # A round of unusually poor cells repeats some of its tokens rather than change its steps.
-            order = np.resize(order, per_round * share.micro_batch)
-            for rows in np.split(order, per_round)[skip:]:
-                yield x_TD[torch.from_numpy(rows).to(device)]
-            skip = 0
+    def batches(
+        self, start_step: int, share: Share, device: torch.device
+    ) -> Generator[torch.Tensor, None, None]:
+        chunks = self.chunks(share.seed)
+        slot_tokens = self._chunk_tokens(chunks.size)
+        step_tokens = share.batch // share.world
+        first, skip = divmod(start_step * step_tokens, slot_tokens)
+        made = prefetched(self._made(chunks, first, share, device), depth=1)
+        slots = mixed(
+            made,
+            first,
+            window=max(FEWEST_CHUNKS, math.ceil(WINDOW_STEPS * step_tokens / slot_tokens)),
+            slot_tokens=slot_tokens,
+            entropy=(share.seed, share.rank),
+        )
+        for x_BD in _cut(slots, skip, share.micro_batch):
+            yield to_float(x_BD, device)
 
-    def _rounds(
-        self, encoder: Encoder, first_round: int, share: Share
-    ) -> Iterator[tuple[Tokens, np.ndarray]]:
-        """This worker's cells of each round as tokens, and which of the tokens are trained on."""
-        inputs = Inputs.open(self.cells, self.model, self.n_cells)
-        order = CellOrder(self.n_cells, share.seed)
-        wanted = ROUND_STEPS * share.batch / share.world / self.cell_tokens
-        n_cells = max(1, math.ceil(wanted))
-        number = first_round
-        while True:
-            start = (number * share.world + share.rank) * n_cells
-            positions = np.arange(start, start + n_cells)
-            rows = read_cells(inputs.store, order.cells(start, start + n_cells))
-            tokens = encoder.tokeniser.tokenise(
-                rows.indptr,
-                rows.indices,
-                rows.counts,
-                inputs.match,
-                max_tokens=self.max_tokens,
-                seed=share.seed,
-                cells=positions,
-            )
-            yield tokens, self._kept(encoder, tokens, positions, share.seed)
-            number += 1
+    def chunks(self, seed: int) -> CellChunks:
+        """The same whatever the batch and the number of workers, which only deal them out."""
+        cell_bytes = self.cell_tokens * self.width * ITEM_BYTES[self.precision]
+        return CellChunks(
+            cells=self.cells,
+            n_cells=self.n_cells,
+            model=self.model,
+            hook=self.hook,
+            width=self.width,
+            max_tokens=self.max_tokens,
+            tokens_per_cell=self.tokens_per_cell,
+            precision=self.precision,
+            seed=seed,
+            size=min(CHUNK_CELLS, max(1, int(CHUNK_BYTES / cell_bytes))),
+        )
 
-    def _kept(self, encoder: Encoder, tokens: Tokens, positions: np.ndarray, seed: int) -> np.ndarray:
-        """Mask of the tokens to train on: genes, and at most `tokens_per_cell` of a cell."""
-        kept_T: np.ndarray = encoder.tokeniser.token_classes[tokens.ids_T] == 0
-        if self.tokens_per_cell is not None:
-            genes = np.flatnonzero(kept_T)
-            cell = tokens.cell_T[genes]
-            draws = token_draws(seed, positions[cell], tokens.position_T[genes], stream=_KEPT_STREAM)
-            kept_T = np.zeros_like(kept_T)
-            kept_T[genes[smallest_per_cell(draws, cell, self.tokens_per_cell)]] = True
-        return kept_T
+    def _chunk_tokens(self, n_cells: int) -> int:
+        return max(1, int(n_cells * self.cell_tokens))
+
+    def _made(
+        self, chunks: CellChunks, first: int, share: Share, device: torch.device
+    ) -> Iterator[Activations]:
+        """This worker's chunks from its number `first` on: by the pool, or by this process itself."""
+        if share.room is None:
+            encoder = ChunkEncoder(chunks, str(device))
+            return (encoder.make(number) for number in count(first * share.world + share.rank, share.world))
+        # Imports Ray, which a process that trains by itself can spare itself.
+        from engine.training.encoder_pool import PooledChunks
+
+        return iter(PooledChunks(chunks, share, share.room, first * share.world, device))
+
+
+def _cut(slots: Iterator[Activations], skip: int, size: int) -> Iterator[Activations]:
+    """The tokens of slots, one after the other and less the first `skip`, in pieces of `size`."""
+    rest: Activations | None = None
+    for x_QD in slots:
+        whole_TD = x_QD[skip:] if rest is None else np.concatenate([rest, x_QD])
+        end = len(whole_TD) // size * size
+        yield from (whole_TD[start : start + size] for start in range(0, end, size))
+        rest, skip = whole_TD[end:], 0
 
 
 def _tokens_per_cell(inputs: Inputs, kept: int) -> float:
@@ -225,15 +255,3 @@ def _tokens_per_cell(inputs: Inputs, kept: int) -> float:
     rows = read_cells(inputs.store, sample)
     known = np.r_[0, np.cumsum(inputs.match.column_to_token[rows.indices] >= 0)]
     return float(np.minimum(known[rows.indptr[1:]] - known[rows.indptr[:-1]], kept).mean())
-
-
-@torch.no_grad()
-def _encode(encoder: Encoder, tokens: Tokens, kept_T: np.ndarray, hook: str) -> torch.Tensor:
-    """Activations of the kept tokens, x_TD float32 on the encoder's device."""
-    starts, parts = tokens.offsets, []
-    for cells in pack(tokens.lengths, BATCH_TOKENS):
-        packed = tokens.select(cells)
-        kept = np.concatenate([kept_T[starts[cell] : starts[cell + 1]] for cell in cells])
-        x_TD = encoder(packed.to_torch(encoder.device), hooks=(hook,)).hooks[hook]
-        parts.append(x_TD[torch.from_numpy(np.flatnonzero(kept)).to(x_TD.device)].float())
-    return torch.cat(parts)

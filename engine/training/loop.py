@@ -15,6 +15,7 @@ from engine.training.checkpoint import Checkpoints, Committed, needs_conversion,
 from engine.training.metrics import MetricsTable
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Batch, Recipe, Share
+from engine.training.room import Room
 from engine.training.schedule import learning_rate
 from engine.training.sharding import Worker, optimiser_step, shard, whole_state
 from storage.locations import Location
@@ -31,13 +32,14 @@ def train(
     worker: Worker,
     progress: Progress,
     on_checkpoint: OnCheckpoint,
+    room: Room | None = None,
 ) -> None:
     """Train from the newest checkpoint under `output`, or from the start, to the end; publish the model.
 
     Collective over all workers. Callbacks: `progress` on rank 0 after every step, `on_checkpoint` on every
-    worker after each committed checkpoint.
+    worker after each committed checkpoint. `room`: what Ray holds for the workers, on Ray.
     """
-    share = Share(worker.rank, worker.world, options.batch, options.accumulation, options.seed)
+    share = Share(worker.rank, worker.world, options.batch, options.accumulation, options.seed, room)
     checkpoints = Checkpoints(output, options.keep)
     newest = worker.agree(checkpoints.newest() if worker.leads else None)
     engine = _engine(recipe, options, share, worker, checkpoints, newest)

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from engine.training.room import Room
+
 Batch = dict[str, torch.Tensor]
 
 
@@ -25,6 +27,8 @@ class Share:
     batch: int
     accumulation: int
     seed: int
+    room: Room | None = None
+    """What Ray holds for the group and its encoders; None in a process that trains by itself."""
 
     @property
     def micro_batch(self) -> int:
@@ -55,6 +59,10 @@ class Loss(Protocol):
 
 class Recipe(Protocol):
     """A picklable dataclass that travels to every worker: paths and numbers, no weights, no open files."""
+
+    @property
+    def actors(self) -> int | None:
+        """Encoder actors that make its examples beside the workers: 0 for none, None for as many as fit."""
 
     def lineage(self) -> dict[str, Any]:
         """Everything of the recipe that changes the trained weights, as plain JSON values."""

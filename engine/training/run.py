@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import ray_session
+from engine.models.errors import ModelError
 from engine.training import output as outputs
 from engine.training.checkpoint import FOLDER, Checkpoints, Committed, require_loadable
 from engine.training.loop import Progress, train
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Recipe
+from engine.training.room import Room, plan_room
 from engine.training.sharding import join_workers
 from storage.errors import InputError
 from storage.locations import Location
@@ -58,12 +60,11 @@ def run_training(
     finished = outputs.is_finished(output, recipe, options, overwrite=overwrite)
     if not finished:
         with ray_session.connect(address) if options.workers else nullcontext():
-            if options.workers:
-                _require_room(options)
+            room = _room(recipe, options) if options.workers else None
             outputs.begin(output, recipe, options, overwrite=overwrite)
             first_step = _ready(output, options)
-            if options.workers:
-                _train_on_ray(recipe, options, output, progress)
+            if room:
+                _train_on_ray(recipe, options, output, room, progress)
             else:
                 worker = join_workers(0, 1, options.cpus_per_worker)
                 train(recipe, options, output, worker, progress, _ignore)
@@ -91,52 +92,55 @@ def _ready(output: Location, options: TrainingOptions) -> int:
     return newest.step if newest else 0
 
 
-def _require_room(options: TrainingOptions) -> None:
-    """On one machine a group that does not fit would wait for ever; a cluster may still grow."""
+def _room(recipe: Recipe, options: TrainingOptions) -> Room:
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    have = ray.cluster_resources()
-    gpus, cpus = have.get("GPU", 0), have.get("CPU", 0)
-    wanted = options.workers * options.cpus_per_worker
-    if len(nodes) == 1 and 0 < cpus < wanted:
-        raise InputError(
-            f"{options.workers} workers with {options.cpus_per_worker} cores each need {wanted} cores; Ray "
-            f"has {cpus:g} on this machine. Lower --workers or --cpus-per-worker, or give --address."
-        )
-    if len(nodes) == 1 and 0 < gpus < options.workers:
-        raise InputError(
-            f"{options.workers} workers need a GPU each; this machine has {gpus:g}. Lower --workers."
-        )
+    n_nodes = sum(node["Alive"] for node in ray.nodes())
+    return plan_room(options, recipe.actors, ray.cluster_resources(), one_machine=n_nodes == 1)
 
 
-def _train_on_ray(recipe: Recipe, options: TrainingOptions, output: Location, progress: Progress) -> None:
+def _train_on_ray(
+    recipe: Recipe, options: TrainingOptions, output: Location, room: Room, progress: Progress
+) -> None:
     import ray
     import ray.train
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    use_gpu = ray.cluster_resources().get("GPU", 0) > 0
-    board = ray.remote(num_cpus=0)(_ProgressBoard).remote()
+    use_gpu = room.worker_gpus > 0
+    board = ray.remote(num_cpus=0)(_Board).remote()
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"recipe": recipe, "options": options, "output": output, "board": board},
+        train_loop_config={
+            "recipe": recipe,
+            "options": options,
+            "output": output,
+            "room": room,
+            "board": board,
+        },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=options.workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": options.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+            resources_per_worker={
+                "CPU": room.worker_cpus,
+                **({"GPU": room.worker_gpus} if use_gpu else {}),
+            },
         ),
         run_config=RunConfig(
             name=FOLDER,
             **_ray_storage(output),
             failure_config=FailureConfig(max_failures=options.max_failures),
+            callbacks=[_end_when_refused(board)],
         ),
     )
     with _shown(board, progress):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
+            refusal = ray.get(board.refusal.remote())
+            if refusal is not None:
+                raise refusal from error
             raise RuntimeError(f"training failed after {options.max_failures} restarts: {error}") from error
     (output / FOLDER).delete(_RAY_SNAPSHOT)
 
@@ -175,24 +179,51 @@ def _worker(config: dict[str, Any]) -> None:
             metrics, checkpoint=checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD
         )
 
-    train(config["recipe"], options, config["output"], worker, show, report)
+    try:
+        train(config["recipe"], options, config["output"], worker, show, report, config["room"])
+    except (InputError, ModelError) as error:
+        # Told before the controller hears of a failed worker, which it would otherwise replace.
+        ray.get(board.refuse.remote(error))
+        raise
+
+
+def _end_when_refused(board: Any) -> Any:
+    """Ends the run when a worker has refused its input: another worker would refuse it again."""
+    import ray
+    from ray.train import UserCallback
+
+    class EndWhenRefused(UserCallback):  # type: ignore[misc]
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            refusal = ray.get(board.refusal.remote())
+            if refusal is not None:
+                # Ray Train retries what workers raise and gives up on what a callback raises.
+                raise refusal
+
+    return EndWhenRefused()
 
 
 def _ignore(metrics: dict[str, float], committed: Committed) -> None:
     """In this process there is nobody to report to."""
 
 
-class _ProgressBoard:
-    """A tiny actor between rank 0 and the driver."""
+class _Board:
+    """A tiny actor between the workers and the driver: how far they are, and what they refuse."""
 
     def __init__(self) -> None:
         self._shown: tuple[int, int, str] | None = None
+        self._refusal: Exception | None = None
 
     def show(self, done: int, total: int, unit: str) -> None:
         self._shown = (done, total, unit)
 
     def read(self) -> tuple[int, int, str] | None:
         return self._shown
+
+    def refuse(self, error: Exception) -> None:
+        self._refusal = self._refusal or error
+
+    def refusal(self) -> Exception | None:
+        return self._refusal
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import math
 import os
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,8 @@ from torch import nn
 
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Share
+
+T = TypeVar("T")
 
 # Gradients and weights travel in buckets of at most this many elements (DeepSpeed's default is 500 million,
 # which it allocates whatever the size of the model).
@@ -32,11 +34,17 @@ class Worker:
         """Whether this worker writes what is written once."""
         return self.rank == 0
 
-    def agree(self, value: Any) -> Any:
+    def agree(self, value: T) -> T:
         """Rank 0's value, on every worker."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
-        return box[0]
+        return agree(value, self.device)
+
+
+def agree(value: T, device: torch.device) -> T:
+    """Rank 0's value, on every worker. Collective; a process without a group agrees with itself."""
+    box = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box, src=0, device=device if device.type == "cuda" else None)
+    return box[0]
 
 
 def join_workers(rank: int, world: int, threads: int) -> Worker:

@@ -1,5 +1,7 @@
 """Training tokens from a cache and from an encoder: the same stream wherever one starts, shared evenly."""
 
+import math
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -8,11 +10,12 @@ import pytest
 import torch
 
 from engine.training.activation_sources import (
-    ROUND_STEPS,
+    WINDOW_STEPS,
     ActivationSource,
     CachedActivations,
     StreamedActivations,
 )
+from engine.training.chunks import ChunkEncoder, to_float
 from engine.training.recipe import Share
 from storage.errors import InputError
 
@@ -42,7 +45,7 @@ def test_workers_share_out_the_batches_of_one(cache: str) -> None:
     assert torch.equal(torch.cat(in_order), whole)
 
 
-@pytest.mark.parametrize("steps", [5, ROUND_STEPS + 3])
+@pytest.mark.parametrize("steps", [5, 2 * WINDOW_STEPS + 3])
 def test_a_stream_goes_on_where_another_stopped(cells: str, encoder_directory: Path, steps: int) -> None:
     source = streamed(cells, encoder_directory)
     whole = micro_batches(source, share(0, 2, 2), 0, 2 * (steps + 2))
@@ -52,18 +55,42 @@ def test_a_stream_goes_on_where_another_stopped(cells: str, encoder_directory: P
     assert rest[0].dtype == torch.float32
 
 
-def test_a_round_holds_distinct_tokens_of_many_cells(cells: str, encoder_directory: Path) -> None:
+def test_a_stream_holds_distinct_tokens_of_many_cells(cells: str, encoder_directory: Path) -> None:
     source = streamed(cells, encoder_directory)
     assert 4 < source.cell_tokens <= 8
-    tokens = torch.cat(micro_batches(source, share(), 0, ROUND_STEPS))
+    tokens = torch.cat(micro_batches(source, share(), 0, WINDOW_STEPS))
     distinct = len(np.unique(tokens.numpy().round(5), axis=0))
     assert distinct > 0.9 * len(tokens)  # the estimate of tokens per cell is close, so few are repeated
+
+
+def test_a_batch_mixes_cells_of_the_whole_window(cells: str, encoder_directory: Path) -> None:
+    """Every chunk of the window gives the first batches some of its tokens."""
+    source = replace(streamed(cells, encoder_directory, 4), precision="bf16")
+    batches = torch.cat(micro_batches(source, share(), 0, 4))
+    chunks = source.chunks(seed=5)
+    encoder = ChunkEncoder(chunks, "cpu")
+    window = math.ceil(WINDOW_STEPS * 32 / int(chunks.size * source.cell_tokens))
+    assert window > 2
+    seen = {tuple(row) for row in batches.tolist()}
+    for number in range(window):
+        made = to_float(encoder.make(number), CPU)
+        assert seen & {tuple(row) for row in made.tolist()}, number
 
 
 def test_workers_stream_different_cells(cells: str, encoder_directory: Path) -> None:
     source = streamed(cells, encoder_directory)
     one, other = (micro_batches(source, share(rank, 2), 0, 1)[0] for rank in range(2))
     assert not torch.equal(one, other)
+
+
+def test_a_few_cells_give_epoch_after_epoch(cells: str, encoder_directory: Path) -> None:
+    """Twenty cells of eight tokens are five batches; the stream goes on with other tokens of theirs."""
+    few = StreamedActivations.plan(
+        cells, str(encoder_directory), "resid_post_0", tokens_per_cell=8, max_cells=20
+    )
+    tokens = torch.cat(micro_batches(few, share(), 0, 40))
+    assert len(tokens) == 40 * 32
+    assert len(np.unique(tokens.numpy().round(5), axis=0)) > 20 * 8
 
 
 def test_streamed_tokens_can_be_trained_on(cells: str, encoder_directory: Path) -> None:

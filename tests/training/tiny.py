@@ -50,6 +50,7 @@ class TinyRecipe:
     kill_once: str = ""
     seconds: float = 0.0
     """How long a batch takes to make."""
+    actors: int = 0
 
     def lineage(self) -> dict[str, Any]:
         return {"width": self.width, "hidden": self.hidden, "dropout": self.dropout}

@@ -63,6 +63,11 @@ class EncoderRecipe:
     """Geneformer from scratch: non-zero median of each gene per 10,000 counts; see `with_medians`."""
 
     @property
+    def actors(self) -> int:
+        """None beside the workers: its examples are tokens."""
+        return 0
+
+    @property
     def needs_medians(self) -> bool:
         """Whether the tokens depend on statistics of the cells that are still to be computed."""
         return self.architecture == "geneformer" and self.model is None and self.medians is None

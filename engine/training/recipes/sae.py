@@ -76,6 +76,10 @@ class SparseRecipe:
     """Tokens without activity after which AuxK tries to revive a feature."""
     aux_coefficient: float = 1.0
 
+    @property
+    def actors(self) -> int | None:
+        return self.source.actors
+
     def lineage(self) -> dict[str, Any]:
         return {
             **self.source.lineage(),
@@ -142,6 +146,8 @@ def activation_statistics(
     if dist.is_initialized():
         dist.all_reduce(total_D)
         dist.all_reduce(squares)
+    # Not before all workers have their sums: the first one's stream may be the source of the others'.
+    stream.close()
     mean_D = total_D / n_tokens
     variance = float(squares / n_tokens - mean_D.square().sum())
     scale = math.sqrt(source.width / variance) if variance > 0 else 1.0
