@@ -14,3 +14,7 @@ class LineageMismatch(InputError):
 
 class DamagedDataset(RuntimeError):
     """An object of a committed dataset is missing or does not hold the bytes that were committed."""
+
+
+class StoreUnavailable(OSError):
+    """An object store that kept failing in a way that usually passes. Running the job again resumes it."""

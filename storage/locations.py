@@ -5,34 +5,24 @@
 
 On local disk a write is: whole file, fsync, name, fsync of the directory (`storage.durable_files`), so
 a reader sees the old content or the new one, never a part, and a power cut cannot lose what was reported as
-written. On an object store a write is one PUT (a completed multipart upload is atomic as well) and
-create-if-absent is a conditional PUT.
+written. On an object store (`storage.object_stores`) a write is one PUT, create-if-absent a conditional one,
+and requests that fail for a reason that passes are repeated: StoreUnavailable says that it did not pass.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
-from storage import durable_files
+from storage import durable_files, object_stores
 from storage.durable_files import Buffer
 from storage.errors import DamagedDataset, InputError
-
-# `MemoryFileSystem` tests for existence and stores in two steps; threads need a lock around both.
-_MEMORY_LOCK = threading.Lock()
 
 # File systems that cannot make hard links report one of these.
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -74,8 +64,7 @@ class Location:
         """The whole object. Raises FileNotFoundError."""
         if self.local is not None:
             return self._path(name).read_bytes()
-        fs, key = self._remote(name)
-        return bytes(fs.cat_file(key))
+        return object_stores.read(self._url(name))
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Byte ranges `[start, stop)` of one object, in the order asked.
@@ -85,7 +74,7 @@ class Location:
         if self.local is not None:
             parts = durable_files.read_ranges(self._path(name), ranges)
         else:
-            parts = _remote_ranges(self, name, ranges)
+            parts = object_stores.read_ranges(self._url(name), ranges)
         for (start, stop), part in zip(ranges, parts, strict=True):
             if len(part) != stop - start:
                 raise DamagedDataset(
@@ -98,67 +87,49 @@ class Location:
         """Write the object whole, replacing what is there. Durable and visible at once, or not at all."""
         if self.local is not None:
             durable_files.replace(self._path(name), content)
-            return
-        fs, key = self._remote(name)
-        fs.pipe_file(key, bytes(content))
+        else:
+            object_stores.put(self._url(name), content)
 
     def create(self, name: str, content: Buffer) -> bool:
         """Write the object only if none has that name; False when one has.
 
-        Of any number of writers that race at most one gets True. If the connection is lost in mid-answer, the
-        repeated request of the winner says False as well: on False compare contents.
+        Of any number of writers that race with different contents at most one gets True. A connection lost in
+        mid-answer leaves open who won; an object with our own content then counts as ours.
         """
-        if self.local is not None:
-            try:
-                return durable_files.create(self._path(name), content)
-            except OSError as error:
-                if error.errno not in _NO_HARD_LINKS:
-                    raise
-                raise InputError(f"{self}: this file system has no hard links. {_PROBE_ADVICE}") from error
-        fs, key = self._remote(name)
+        if self.local is None:
+            return object_stores.create(self._url(name), content)
         try:
-            if self.root.startswith("memory://"):
-                with _MEMORY_LOCK:
-                    fs.pipe_file(key, bytes(content), mode="create")
-            else:
-                fs.pipe_file(key, bytes(content), mode="create")
-        except FileExistsError:
-            return False
-        except OSError:
-            if self.exists(name):  # some stores answer a failed condition with a general error
-                return False
-            raise
-        return True
+            return durable_files.create(self._path(name), content)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            raise InputError(f"{self}: this file system has no hard links. {_PROBE_ADVICE}") from error
 
     def put_file(self, name: str, source: Path) -> None:
         """Like `put`, for content too large for memory: takes over a local file, which is gone afterwards."""
         if self.local is not None:
             durable_files.take_over(source, self._path(name))
             return
-        fs, key = self._remote(name)
-        fs.put_file(str(source), key)
+        object_stores.put_file(self._url(name), source)
         source.unlink()
 
     def get_file(self, name: str, target: Path) -> None:
         """Copy one object into a local file that does not exist yet. Raises FileNotFoundError."""
         if self.local is not None:
             shutil.copyfile(self._path(name), target)
-            return
-        fs, key = self._remote(name)
-        fs.get_file(key, str(target))
+        else:
+            object_stores.get_file(self._url(name), target)
 
     def exists(self, name: str = "") -> bool:
         if self.local is not None:
             return self._path(name).exists()
-        fs, key = self._remote(name)
-        return bool(fs.exists(key))
+        return object_stores.exists(self._url(name))
 
     def size(self, name: str) -> int:
         """Bytes of one object. Raises FileNotFoundError."""
         if self.local is not None:
             return self._path(name).stat().st_size
-        fs, key = self._remote(name)
-        return int(fs.info(key)["size"])
+        return object_stores.size(self._url(name))
 
     def list(self, prefix: str = "") -> dict[str, int]:
         """Every object whose name starts with the folder `prefix` ("" = all): name -> bytes, sorted by name.
@@ -182,20 +153,16 @@ class Location:
         """Remove one object; nothing happens when it is absent."""
         if self.local is not None:
             durable_files.remove(self._path(name))
-            return
-        fs, key = self._remote(name)
-        with contextlib.suppress(FileNotFoundError):
-            fs.rm_file(key)
+        else:
+            object_stores.remove(self._url(name))
 
     def delete_all(self) -> None:
         """Remove everything under the root. A local root directory itself stays: it may be a mount point."""
-        if self.local is not None:
-            for entry in self.local.iterdir() if self.local.exists() else ():
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        if self.local is None:
+            object_stores.remove_all(self.root)
             return
-        fs, key = self._remote("")
-        if fs.exists(key):
-            fs.rm(key, recursive=True)
+        for entry in self.local.iterdir() if self.local.exists() else ():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     def require_conditional_create(self) -> None:
         """Refuse a store on which create-if-absent is not one.
@@ -219,12 +186,8 @@ class Location:
     def _path(self, name: str) -> Path:
         return Path(self.root, _checked(name)) if name else Path(self.root)
 
-    def _remote(self, name: str) -> tuple[Any, str]:
-        # Listings must not be cached: other processes write into the same prefix.
-        fs, root = fsspec.core.url_to_fs(self.root, use_listings_cache=False)
-        if isinstance(fs, LocalFileSystem):
-            raise InputError(f"{self.root}: give a local directory as a plain path")
-        return fs, f"{root.rstrip('/')}/{_checked(name)}" if name else root
+    def _url(self, name: str) -> str:
+        return f"{self.root}/{_checked(name)}" if name else self.root
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, tuple[int, float]]]:
         """(name, (bytes, time of writing in seconds since the epoch)) of everything below `prefix`."""
@@ -232,10 +195,8 @@ class Location:
             for name, stat in durable_files.walk(str(self._path(prefix))):
                 yield f"{prefix}/{name}" if prefix else name, (stat.st_size, stat.st_mtime)
             return
-        fs, root = self._remote("")
-        top_key = f"{root}/{_checked(prefix)}" if prefix else root
-        for key, entry in fs.find(top_key, detail=True).items():
-            yield key[len(root) :].lstrip("/"), (int(entry["size"]), _written_at(fs, key, entry))
+        for name, size, when in object_stores.walk(self._url(prefix)):
+            yield f"{prefix}/{name}" if prefix else name, (size, when)
 
 
 _PROBE_ADVICE = (
@@ -244,36 +205,7 @@ _PROBE_ADVICE = (
 )
 
 
-def _remote_ranges(location: Location, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    fs, key = location._remote(name)
-    starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
-    try:
-        return list(fs.cat_ranges([key] * len(starts), starts, stops, on_error="raise")) if starts else []
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        size = location.size(name)
-        if size < max(stops):  # a range that starts behind the end is an error of its own on S3
-            raise DamagedDataset(
-                f"{location}/{name}: {size} bytes, {max(stops)} expected; the object is truncated"
-            ) from error
-        raise
-
-
 def _checked(name: str) -> str:
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"{name!r} is not a name inside a location")
     return name
-
-
-def _written_at(fs: Any, key: str, entry: dict[str, Any]) -> float:
-    # Each fsspec store has its own word for it: s3, gcs, azure/hdfs, memory.
-    for field in ("LastModified", "updated", "last_modified", "mtime", "created"):
-        if field in entry:
-            when = entry[field]
-            break
-    else:
-        when = fs.modified(key)
-    if isinstance(when, str):
-        when = datetime.fromisoformat(when)
-    return when.timestamp() if isinstance(when, datetime) else float(when)

@@ -1,32 +1,14 @@
 """The three kinds of place a dataset can live in: local disk, memory, and an S3 server on this machine."""
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from storage.locations import Location
+from tests.storage.faulty_store import faulty_store, object_store
 
-
-@pytest.fixture(scope="session")
-def s3_bucket() -> Iterator[str]:
-    """URL of a bucket in a moto server; the environment points s3fs at it while the fixture lives."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    patch.setenv("AWS_ACCESS_KEY_ID", "test")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    fsspec.filesystem("s3", use_listings_cache=False).mkdir("syncytium")
-    yield "s3://syncytium"
-    patch.undo()
-    server.stop()
+__all__ = ["faulty_store", "object_store"]
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -36,7 +18,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
         return Location.of(tmp_path / "place")
     if request.param == "memory":
         return Location.of(f"memory://{uuid.uuid4().hex}/place")
-    return Location.of(f"{request.getfixturevalue('s3_bucket')}/{uuid.uuid4().hex}")
+    return Location.of(f"{request.getfixturevalue('object_store').url}/{uuid.uuid4().hex}")
 
 
 @pytest.fixture(params=["local", "memory"])

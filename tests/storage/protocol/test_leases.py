@@ -69,7 +69,9 @@ def test_a_claim_looks_at_its_own_member_only(place: Location, monkeypatch: pyte
     for member in dataset.members[:40]:
         assert dataset.claim(member.key, "one", 60)
     seen, listing = [], Location.list
-    monkeypatch.setattr(Location, "list", lambda self, prefix="": seen.append(listing(self, prefix)) or seen[-1])
+    monkeypatch.setattr(
+        Location, "list", lambda self, prefix="": seen.append(listing(self, prefix)) or seen[-1]
+    )
     assert dataset.claim("0045", "two", 60)
     assert not dataset.claim("0007", "two", 60)
     assert sum(map(len, seen)) == 1
