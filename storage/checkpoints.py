@@ -6,6 +6,7 @@ them (`run.json`, metrics, training checkpoints in a sub-folder) is not part of 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -64,8 +65,8 @@ def local_copy(path: str | os.PathLike[str]) -> Path:
     """The model directory on this machine: itself when local, else fetched once and kept.
 
     Copies live in $SYNCYTIUM_CACHE (default ~/.cache/syncytium) under a hash of the address and of the sizes
-    and times of its files, so a model replaced at the same address is fetched anew. Processes that fetch at
-    the same time do so twice and keep one copy.
+    and times of its files, so a model replaced at the same address is fetched anew. Of a machine's processes
+    one fetches and the others wait for it; machines that share the cache may fetch twice and keep one copy.
     """
     location = Location.of(path)
     if location.local is not None:
@@ -75,8 +76,10 @@ def local_copy(path: str | os.PathLike[str]) -> Path:
     version = hash_of(canonical([str(location), [[name, sizes[name], written[name]] for name in names]]))
     copies = _cache_directory() / "models"
     copies.mkdir(parents=True, exist_ok=True)
-    if not (copies / version).is_dir():
-        _fetch(location, names, copies, version)
+    with open(copies / f"{version}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process that holds it
+        if not (copies / version).is_dir():
+            _fetch(location, names, copies, version)
     return copies / version
 
 

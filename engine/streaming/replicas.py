@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import ray
 import torch
 import torch.distributed as dist
@@ -24,6 +26,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from engine import models
 from engine.models import Encoder, PackedTokens, Precision, TensorShard
+from engine.models.tokens import CellLayout
 from storage.checkpoints import local_copy
 
 # A leader may wait long for its next member. Ray tells of deaths; this ends a replica whose machines have
@@ -138,7 +141,8 @@ class Follower:
 class _Pass:
     """A forward pass as its leader announces it. tensors: shape and dtype by argument; they come next."""
 
-    offsets: torch.Tensor
+    offsets: npt.NDArray[np.int64]
+    whole_values: bool
     positional: tuple[Any, ...]
     options: dict[str, Any]
     tensors: dict[str, tuple[torch.Size, torch.dtype]]
@@ -152,7 +156,8 @@ def _announce(
     tensors = {"ids_T": tokens.ids_T, "values_T": tokens.values_T}
     tensors |= {name: value for name, value in options.items() if isinstance(value, torch.Tensor)}
     announced = _Pass(
-        torch.from_numpy(tokens.layout.offsets),
+        tokens.layout.offsets,
+        tokens.whole_values,
         args[1:],
         {name: value for name, value in options.items() if name not in tensors},
         {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()},
@@ -171,7 +176,8 @@ def _follow_one(encoder: Encoder) -> None:
     for name, (shape, dtype) in told.tensors.items():
         tensors[name] = torch.empty(shape, dtype=dtype, device=encoder.device)
         dist.broadcast(tensors[name], src=0)
-    tokens = PackedTokens.from_tensors(tensors.pop("ids_T"), tensors.pop("values_T"), told.offsets)
+    layout = CellLayout(told.offsets, encoder.device)
+    tokens = PackedTokens(tensors.pop("ids_T"), tensors.pop("values_T"), layout, told.whole_values)
     encoder(tokens, *told.positional, **told.options, **tensors)
 
 

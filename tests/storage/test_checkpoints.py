@@ -1,6 +1,9 @@
 """Model directories: fingerprints, copies of remote ones, publishing whole."""
 
+import fcntl
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,16 +62,35 @@ def test_a_remote_model_is_fetched_once_and_again_when_it_changes(place: Locatio
     assert (local_copy(str(place)) / "vocab.json").read_bytes() == b"kept"
     place.put("vocab.json", b'{"ABC": 3}')
     assert (local_copy(str(place)) / "vocab.json").read_bytes() == b'{"ABC": 3}'
-    assert len(list(cache.iterdir())) == 2
+    assert sum(path.is_dir() for path in cache.iterdir()) == 2
 
 
-def test_two_processes_that_fetch_together_keep_one_copy(
+def test_a_machine_fetches_once(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    if place.local is not None:
+        pytest.skip("nothing is fetched")
+    publish(write_model, str(place))
+    original, fetched = Location.get_file, []
+
+    def get_file_slowly(self: Location, name: str, target: Path) -> None:
+        fetched.append(name)
+        time.sleep(0.05)
+        original(self, name, target)
+
+    monkeypatch.setattr(Location, "get_file", get_file_slowly)
+    with ThreadPoolExecutor(4) as actors:
+        copies = set(actors.map(local_copy, [str(place)] * 4))
+    assert sorted(fetched) == sorted(MODEL)
+    assert {path.name for copy in copies for path in copy.iterdir()} == set(MODEL)
+
+
+def test_two_machines_that_fetch_together_keep_one_copy(
     place: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if place.local is not None:
         pytest.skip("nothing is fetched")
     publish(write_model, str(place))
     original, rename = Location.get_file, []
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
 
     def get_file_while_another_finishes(self: Location, name: str, target: Path) -> None:
         original(self, name, target)

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from engine.models.errors import ModelError
+from engine.models.layers.linear import linear
 from engine.models.layers.precision import Linear
 
 # Where a rank's part of a stored tensor lies: these pieces, one behind the other along the first axis.
@@ -86,7 +86,7 @@ class RowParallel(Linear):
         self.shard = shard
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x.to(self.weight.dtype), self.weight)
+        y = linear(x.to(self.weight.dtype), self.weight, None)
         dist.all_reduce(y, group=self.shard.group)
         return y if self.bias is None else y + self.bias
 
