@@ -1,7 +1,45 @@
-from tests.streaming.inputs import (  # noqa: F401
-    geneformer_model,
-    genes,
-    small_counts,
-    small_store,
-    tahoe_model,
-)
+"""Fixtures of the chaos tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.namespaces import NamespaceCluster, why_not
+from tests.storage.faulty_store import faulty_store, object_store
+from tests.streaming.inputs import geneformer_model, genes, small_counts, small_store, tahoe_model
+
+__all__ = [
+    "faulty_store",
+    "geneformer_model",
+    "genes",
+    "object_store",
+    "small_counts",
+    "small_store",
+    "tahoe_model",
+]
+
+
+@pytest.fixture(scope="session")
+def slow_model(genes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Tahoe-x1 large enough that a run over the small store lasts until something happens to it."""
+    from engine import models
+    from engine.models import tahoe
+
+    directory = tmp_path_factory.mktemp("models") / "slow"
+    models.save(tahoe.create(genes, d_model=256, n_layers=6, n_heads=4, max_tokens=512, seed=1), directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def namespace_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NamespaceCluster]:
+    """A head and a worker of one CPU each; a test that needs more adds them."""
+    lacking = why_not()
+    if lacking:
+        pytest.skip(lacking)
+    cluster = NamespaceCluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.up(2)
+        yield cluster
+    finally:
+        cluster.down()

@@ -3,48 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.chaos.cache_runs import cache_command, committed, finish, kill, start, wait_for_members
 from tests.streaming.in_process import hashes
 
 pytestmark = pytest.mark.slow
-
-SECONDS_TO_WAIT = 400
-
-
-def cache_command(store: Path, model: Path, output: Path, *extra: str) -> list[str]:
-    flags = ["--cells", store, "--model", model, "--hooks", "resid_post_0,final", "--output", output]
-    sizing = ["--shard-tokens", "512", "--tokens-per-cell", "32", "--actors", "2", "--address", "local"]
-    return [sys.executable, "-m", "jobs.cache", *map(str, flags), *sizing, *extra]
-
-
-def start(command: list[str]) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, messages = process.communicate(timeout=SECONDS_TO_WAIT)
-    return process.returncode, messages
-
-
-def committed(output: Path) -> int:
-    return len(list((output / "_log").glob("member-*.json")))
-
-
-def wait_for_members(output: Path, process: subprocess.Popen[str], n: int) -> None:
-    deadline = time.monotonic() + SECONDS_TO_WAIT
-    while committed(output) < n:
-        assert process.poll() is None, "ended before it could be killed"
-        assert time.monotonic() < deadline, f"only {committed(output)} members"
-        time.sleep(0.02)
 
 
 def processes_below(pid: int) -> dict[int, str]:
@@ -96,8 +61,7 @@ def test_killed_driver(small_store, tahoe_model, tmp_path, uninterrupted):
     output = tmp_path / "cache"
     process = start(cache_command(small_store, tahoe_model, output))
     wait_for_members(output, process, 3)
-    os.kill(process.pid, signal.SIGKILL)
-    finish(process)
+    kill(process)
     before = committed(output)
     assert not list((output / "_log").glob("snapshot-*.json"))
     code, messages = finish(start(cache_command(small_store, tahoe_model, output)))
