@@ -117,7 +117,7 @@ class EncodeMembers:
                 del content  # or it would lie beside the next object while that is made
         except Exception as error:
             if self.followers:
-                self.followers.end_if_one_is_lost()
+                self.followers.end_if_one_is_lost(error)
             raise MemberFailed(f"{member} failed: {type(error).__name__}: {error}") from error
         spent = Spent(
             cells=member.stop - member.start,

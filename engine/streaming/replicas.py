@@ -80,8 +80,11 @@ class Followers:
         self._running = running
         threading.Thread(target=self._end_with_the_first, daemon=True).start()
 
-    def end_if_one_is_lost(self) -> None:
-        """Never returns if so. For after a failed pass: a lost rank is no fault of the member's."""
+    def end_if_one_is_lost(self, error: Exception) -> None:
+        """Never returns if that may be why a member failed with `error`: it is no fault of the member's."""
+        # What torch.distributed raises in the ranks that are left.
+        if not isinstance(error, RuntimeError):
+            return
         if ray.wait(self._running, timeout=NOTICE_SECONDS, fetch_local=False)[0]:
             self._end()
 
