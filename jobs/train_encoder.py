@@ -39,6 +39,10 @@ class Options(TrainingFlags):
     """Cells of one optimiser step, over all workers."""
     max_tokens: int | None = None
     """Tokens kept of a longer cell. For a fresh model also its limit. Default: the model's own limit."""
+    balance: str | None = None
+    """Obs column whose labels are drawn more evenly than they occur. Default: every cell as often."""
+    balance_temperature: float = 2.0
+    """A label of n cells is drawn in proportion to n^(1/temperature): 1 as it occurs, inf all alike."""
 
 
 # The published recipes: tahoe_x1 (DecoupledAdamW, cosine to 0.1) and Geneformer V1 (AdamW, linear to 0).
@@ -91,6 +95,8 @@ def _recipe(options: Options) -> "EncoderRecipe":
         model=options.model,
         max_tokens=options.max_tokens,
         max_cells=options.max_cells,
+        balance=options.balance,
+        balance_temperature=options.balance_temperature,
     )
 
 

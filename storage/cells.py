@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata
 import numpy as np
@@ -29,6 +29,9 @@ from storage.commits import Snapshot, open_snapshot
 from storage.locations import Location
 from storage.obs_tables import N_GENES, TOTAL, columns_from_json, decode_numbers, decode_parts
 from storage.shard_reading import ShardedArray, carry_out, read_single_chunk
+
+if TYPE_CHECKING:
+    import torch
 
 KIND = "cells"
 COLUMNS_OBJECT = "_obs/columns.json"
@@ -59,6 +62,14 @@ class CellRows:
         """[n_rows, n_genes] float32 with int32 indices, what scipy and scanpy work on without surprises."""
         shape = (self.n_rows, self.n_genes)
         return sparse.csr_matrix((self.counts.astype(np.float32), self.indices, self.indptr), shape=shape)
+
+    def to_torch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """indptr, indices and counts over the same memory. torch has few operations on uint16: move the
+        counts to their device first and cast them there, half the bytes travel.
+        """
+        import torch
+
+        return torch.from_numpy(self.indptr), torch.from_numpy(self.indices), torch.from_numpy(self.counts)
 
 
 @dataclass(frozen=True)
@@ -165,9 +176,9 @@ class CellStore:
         rows = self.read_ranges([(start, stop)])
         return CellBlock(rows.indptr, rows.indices, rows.counts, rows.n_genes, start, stop)
 
-    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> CellRows:
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], gene_type: npt.DTypeLike = np.int32) -> CellRows:
         """Several ranges of cells in the order given, in as few requests as possible: for shuffled
-        reading.
+        reading. gene_type: of `indices`.
         """
         by_member: dict[int, list[tuple[int, int]]] = {}
         places: dict[int, list[int]] = {}
@@ -183,7 +194,7 @@ class CellStore:
                 at += wanted[1] - wanted[0]
         members = {number: self._member(number) for number in by_member}
         dtypes = [member.data.dtype for member in members.values()]
-        indices, counts = np.empty(at, np.int32), np.empty(at, np.result_type(np.uint16, *dtypes))
+        indices, counts = np.empty(at, gene_type), np.empty(at, np.result_type(np.uint16, *dtypes))
         reads = []
         for number, member in members.items():
             reads += member.indices.reads(by_member[number], places[number], indices)

@@ -18,9 +18,9 @@ from engine.training.chunks import ITEM_BYTES, Activations, CellChunks, ChunkEnc
 from engine.training.mixing import mixed
 from engine.training.prefetch import prefetched
 from engine.training.recipe import Share
-from engine.training.sampling import read_cells
 from storage.activations import ActivationCache
 from storage.errors import InputError
+from storage.shuffled_cells import read_cells
 
 # A batch of whole cells is a few cells' worth of correlated tokens; quality still improves at 32 batches'
 # worth of cells shuffled together (specs/sae.md section 5).

@@ -19,9 +19,10 @@ from engine.streaming.forward import encode_cells
 from engine.streaming.members import Member
 from engine.streaming.packing import BATCH_TOKENS
 from engine.streaming.products.activations import ActivationProduct
-from engine.training.sampling import CellOrder, read_cells
+from storage.cell_order import CellOrder
 from storage.cells import CellStore
 from storage.checkpoints import local_copy
+from storage.shuffled_cells import read_cells
 
 Activations = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
 """x_ND in host memory: float32, or the bits of bfloat16, which NumPy and Arrow have no type for."""

@@ -42,6 +42,8 @@ def test_a_model_directory_with_its_record(
         (["--layers", "1", "--d-model", "15", "--heads", "2"], "d_model 15"),
         (["--accumulation", "3"], "multiple of 3"),
         (["--lr", "-1"], "learning rate"),
+        (["--balance", "tissue"], "obs has no 'tissue'"),
+        (["--balance", "kind", "--balance-temperature", "0"], "at least 1"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_leaves_nothing(

@@ -27,7 +27,8 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> str:
         rate[group::3, group * 40 : group * 40 + 25] = random.uniform(1, 12, 25)
     counts = sparse.csr_matrix(random.poisson(rate).astype(np.float32))
     var = pd.DataFrame({"gene_name": [f"G{number}" for number in range(N_GENES)]}, index=gene_ids())
-    obs = pd.DataFrame(index=[f"cell{number}" for number in range(N_CELLS)])
+    kinds = ["rare" if number < 30 else "common" for number in range(N_CELLS)]
+    obs = pd.DataFrame({"kind": kinds}, index=[f"cell{number}" for number in range(N_CELLS)])
     folder = tmp_path_factory.mktemp("cells")
     anndata.AnnData(counts, obs=obs, var=var).write_h5ad(folder / "cells.h5ad")
     ingest([str(folder / "cells.h5ad")], str(folder / "store"))

@@ -2,6 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ MEDIANS = {gene: 1.0 + number % 7 for number, gene in enumerate(gene_ids())}
 CPU = torch.device("cpu")
 
 
-def recipe_of(cells: str, architecture: Architecture = "tahoe", **others: int) -> EncoderRecipe:
+def recipe_of(cells: str, architecture: Architecture = "tahoe", **others: Any) -> EncoderRecipe:
     return plan(cells, architecture, size=SMALL, medians=MEDIANS, **others)
 
 
@@ -60,6 +61,17 @@ def test_max_cells_limits_the_cells(cells: str) -> None:
     share = Share(0, 1, batch=10, accumulation=1, seed=0)
     first, second = batches(recipe, share, 0, 2)
     assert first["offsets"][-1] == second["offsets"][-1]  # the same ten cells in another order
+
+
+def test_balanced_batches_hold_other_cells(cells: str) -> None:
+    share = Share(0, 1, batch=60, accumulation=1, seed=0)
+    plain, even = (recipe_of(cells, balance=balance) for balance in (None, "kind"))
+    assert plain.lineage() != even.lineage()
+    assert not torch.equal(*(batches(recipe, share, 0, 1)[0]["ids_T"][:200] for recipe in (plain, even)))
+    with pytest.raises(InputError, match="it has kind"):
+        recipe_of(cells, balance="tissue")
+    with pytest.raises(InputError, match="at least 1"):
+        recipe_of(cells, balance="kind", balance_temperature=0.1)
 
 
 @pytest.mark.parametrize("architecture", ["tahoe", "geneformer"])

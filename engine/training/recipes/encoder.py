@@ -5,7 +5,7 @@ Legend: T packed tokens.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import tee
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +20,13 @@ from engine.models.tokens import Tokens
 from engine.streaming.statistics import gene_statistics
 from engine.training.prefetch import prefetched
 from engine.training.recipe import Batch, Share
-from engine.training.sampling import CellOrder, read_cells
 from storage.cells import CellStore
 from storage.checkpoints import fingerprint, local_copy
 from storage.errors import InputError
+from storage.shuffled_cells import ShuffledCells, balance_of
 
 Architecture = Literal["tahoe", "geneformer"]
 ARCHITECTURES = {"tahoe": tahoe, "geneformer": geneformer}
-
-# Cells read from the store at once: enough that a shuffled read touches each chunk once.
-CELLS_READ = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +56,10 @@ class EncoderRecipe:
     size: EncoderSize = field(default_factory=EncoderSize)
     max_tokens: int | None = None
     """Tokens kept of a longer cell, drawn anew in every epoch; None: the model's own limit."""
+    balance: str | None = None
+    """Obs column whose labels are drawn more evenly than they occur; see `storage.cell_order.Balance`."""
+    balance_temperature: float = 2.0
+    """A label of n cells is drawn n^(1/temperature) times as often as a label of one."""
     medians: Mapping[str, float] | None = None
     """Geneformer from scratch: non-zero median of each gene per 10,000 counts; see `with_medians`."""
 
@@ -84,6 +85,7 @@ class EncoderRecipe:
             "architecture": self.architecture,
             "model": self.model_fingerprint or self.size.arguments(),
             "max_tokens": self.max_tokens,
+            "balance": [self.balance, str(self.balance_temperature)] if self.balance else None,
         }
 
     def build(self, seed: int) -> nn.Module:
@@ -131,6 +133,8 @@ def plan(
     model: str | None = None,
     max_tokens: int | None = None,
     max_cells: int | None = None,
+    balance: str | None = None,
+    balance_temperature: float = 2.0,
     medians: Mapping[str, float] | None = None,
 ) -> EncoderRecipe:
     """Check inputs and make the recipe. Raises InputError or ModelError before anything is written."""
@@ -146,8 +150,12 @@ def plan(
         model_fingerprint=fingerprint(model) if model else None,
         size=size or EncoderSize(),
         max_tokens=max_tokens,
+        balance=balance,
+        balance_temperature=balance_temperature,
         medians=medians,
     )
+    if balance is not None:
+        balance_of(store, balance, balance_temperature, recipe.n_cells)
     _require_trainable(recipe, store)
     return recipe
 
@@ -172,17 +180,20 @@ def _require_trainable(recipe: EncoderRecipe, store: CellStore) -> None:
 def _masked_batches(
     recipe: EncoderRecipe, module: Any, start_step: int, share: Share
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """CPU batches of one worker; reads ahead so that each chunk of the store is decoded once a window."""
+    """CPU batches of one worker."""
     store = CellStore.open(recipe.cells)
     tokeniser = module.encoder.tokeniser
     match = tokeniser.match(list(store.genes.index))
-    order = CellOrder(recipe.n_cells, share.seed)
-    ranges = share.ranges(start_step)
-    at_once = max(1, CELLS_READ // share.micro_batch)
-    while True:
-        window = list(islice(ranges, at_once))
-        positions = np.concatenate([np.arange(start, stop) for start, stop in window])
-        rows = read_cells(store, np.concatenate([order.cells(start, stop) for start, stop in window]))
+    reading = ShuffledCells(
+        store,
+        batch=share.batch,
+        seed=share.seed,
+        n_cells=recipe.n_cells,
+        balance=recipe.balance,
+        temperature=recipe.balance_temperature,
+    )
+    ranges, positions = tee(share.ranges(start_step))
+    for rows, (start, stop) in zip(reading.read(ranges), positions, strict=True):
         # The position, not the cell, seeds the sample of a long cell: every epoch sees other genes of it.
         tokens: Tokens = tokeniser.tokenise(
             rows.indptr,
@@ -191,12 +202,9 @@ def _masked_batches(
             match,
             max_tokens=recipe.max_tokens,
             seed=share.seed,
-            cells=positions,
+            cells=np.arange(start, stop),
         )
-        for number, (start, _) in enumerate(window):
-            first = number * share.micro_batch
-            batch = tokens.select(np.arange(first, first + share.micro_batch))
-            yield module.mask(batch, seed=_mask_seed(share.seed, start))
+        yield module.mask(tokens, seed=_mask_seed(share.seed, start))
 
 
 def _mask_seed(seed: int, position: int) -> int:
