@@ -10,6 +10,11 @@ from ray._private.state import state
 
 from engine.streaming.recipe import Workers
 
+# Claimed by a stage that mostly waits. Each encoder of a cluster that cannot grow leaves as much of its last
+# CPU to the stages that feed it and commit for it: on a small machine nothing would be committed until
+# everything had been read.
+IO_CPUS = 0.25
+
 
 class NoRoom(RuntimeError):
     """Not even one encoder fits; on a larger cluster the same command goes on from here."""
@@ -43,31 +48,33 @@ class Capacity:
 
 @dataclass(frozen=True)
 class PoolSize:
-    """Encoders to begin with, and the most there may be."""
+    """Encoders to begin with, and the most there may be. cpus_per_device: what each process of one claims."""
 
     initial: int
     most: int
+    cpus_per_device: float
 
 
-def pool_size(
-    capacity: Capacity, workers: Workers, n_devices: int, cpus_per_device: float, n_members: int
-) -> PoolSize:
-    """How many encoders of `n_devices` each a stream gets.
+def pool_size(capacity: Capacity, workers: Workers, n_devices: int, n_members: int) -> PoolSize:
+    """How many encoders of `n_devices` each a stream of `n_members` gets.
 
-    It begins with those that fit today. It may grow to `workers.actors`, or without that to one per member
-    where the cluster may grow, and not at all where it may not.
+    It begins with those that fit today, at most `workers.actors`. It may grow to `workers.actors`, or without
+    that as far as there are members where the cluster may grow; Ray Data starts no more than fit. So it does
+    for whole GPUs on any cluster, which may have been given a machine by hand. On CPUs without an autoscaler
+    it stays at one encoder for each `workers.threads` CPUs, though what they leave unclaimed would fit more.
     Raises NoRoom when none fits and none ever will.
     """
+    cpus = workers.threads if capacity.grows else workers.threads - IO_CPUS
     if capacity.has_gpus:
-        fit, of = capacity.gpus // n_devices, f"{n_devices} GPUs; the cluster has {capacity.gpus}"
+        fit, there = capacity.gpus // n_devices, f"{n_devices} GPUs, and the cluster has {capacity.gpus}"
     else:
-        needed = cpus_per_device * n_devices
-        fit = int(capacity.cpus) // (workers.threads * n_devices) or int(needed <= capacity.cpus)
-        of = f"{n_devices * workers.threads} CPUs; the cluster has {capacity.cpus:g}"
+        fit = int(capacity.cpus) // (workers.threads * n_devices) or int(cpus * n_devices <= capacity.cpus)
+        there = f"{workers.threads * n_devices} CPUs, and the cluster has {capacity.cpus:g}"
     if not fit and not capacity.grows:
-        raise NoRoom(f"an encoder of {n_devices} processes with {workers.threads} threads each needs {of}")
-    most = min(workers.actors or (n_members if capacity.grows else fit), n_members)
-    return PoolSize(initial=max(1, min(fit, most)), most=most)
+        raise NoRoom(f"an encoder of {n_devices} processes with {workers.threads} threads needs {there}")
+    bounded_by_ray = capacity.grows or (capacity.has_gpus and n_devices == 1)
+    most = min(workers.actors or (n_members if bounded_by_ray else fit), n_members)
+    return PoolSize(max(1, min(fit, most)), most, cpus)
 
 
 def _kinds_of_machine() -> list[Any]:

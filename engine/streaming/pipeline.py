@@ -13,7 +13,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from engine.streaming.capacity import Capacity, PoolSize, pool_size
+from engine.streaming.capacity import IO_CPUS, Capacity, PoolSize, pool_size
 from engine.streaming.encoders import Assignment, EncodeMembers, OwnReading
 from engine.streaming.inputs import Inputs
 from engine.streaming.members import Member
@@ -26,10 +26,6 @@ from engine.streaming.source import CellSource, one_row
 from engine.streaming.tokenising import TokeniseMembers
 from storage.cells import CellStore
 from storage.commits import Dataset
-
-# What a stage that mostly waits asks for. Each encoder leaves as much of its last CPU to the stages that feed
-# it and commit for it: on a small machine nothing would be committed until everything had been read.
-IO_CPUS = 0.25
 
 # Ray's default is to retry for ever, so that one poison member would be retried for ever.
 RETRIES = 3
@@ -61,8 +57,8 @@ def stream(
     Raises what Ray raises when a member fails for good.
     """
     capacity, n_devices = Capacity.now(), recipe.tensor_parallel
-    of_device = {"CPU": workers.threads - IO_CPUS} | ({"GPU": 1.0} if capacity.has_gpus else {})
-    pool = pool_size(capacity, workers, n_devices, of_device["CPU"], len(pending))
+    pool = pool_size(capacity, workers, n_devices, len(pending))
+    of_device = {"CPU": pool.cpus_per_device} | ({"GPU": 1.0} if capacity.has_gpus else {})
     device = "cuda" if capacity.has_gpus else "cpu"
     spec = EncoderSpec(
         inputs.model.path, recipe.precision, recipe.batch_tokens, workers.threads, device, n_devices
