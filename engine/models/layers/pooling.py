@@ -27,19 +27,21 @@ def per_cell(x_RD: Tensor, layout: CellLayout) -> Tensor:
 
 def pool_mean(x_TD: Tensor, layout: CellLayout, keep_T: Tensor | None = None) -> Tensor:
     """Mean over each cell's tokens (those with keep_T) -> float32 e_CD; NaN where there are none."""
-    x_TD, counts_C, cell_T = x_TD.float(), layout.lengths_C, layout.cell_T
-    if keep_T is not None:
-        x_TD, cell_T = x_TD[keep_T], cell_T[keep_T]
-        counts_C = torch.bincount(cell_T, minlength=layout.n_cells)
-    return _sum_per_cell(x_TD, cell_T, counts_C) / counts_C[:, None]
+    x_TD = x_TD.float()
+    if keep_T is None:
+        return _sum_per_cell(x_TD, layout) / layout.lengths_C[:, None]
+    # Not by selecting them: how many there are would have to come back from a GPU first.
+    sum_CD = _sum_per_cell(x_TD.masked_fill(~keep_T[:, None], 0), layout)
+    return sum_CD / _sum_per_cell(keep_T[:, None].float(), layout)
 
 
-def _sum_per_cell(x_TD: Tensor, cell_T: Tensor, counts_C: Tensor) -> Tensor:
+def _sum_per_cell(x_TD: Tensor, layout: CellLayout) -> Tensor:
     """Sums whose order within a cell is the tokens', on any device, so that equal cells have equal sums."""
-    if x_TD.is_cuda and len(counts_C):
+    if x_TD.is_cuda and layout.n_cells:
         # index_add_ adds in random order on CUDA. segment_reduce never does, but is 30 times slower on a CPU.
-        return torch.segment_reduce(x_TD, "sum", lengths=counts_C, axis=0)
-    return x_TD.new_zeros((len(counts_C), x_TD.shape[1])).index_add_(0, cell_T, x_TD)
+        # unsafe: it need not wait to check the lengths.
+        return torch.segment_reduce(x_TD, "sum", lengths=layout.lengths_C, axis=0, unsafe=True)
+    return x_TD.new_zeros((layout.n_cells, x_TD.shape[1])).index_add_(0, layout.cell_T, x_TD)
 
 
 def gene_sums(x_TD: Tensor, ids_T: Tensor, n_vocabulary: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ T packed tokens of a batch; D width of the encoder; N tokens kept of the whole m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from engine.models import Encoder, PackedTokens, Tokens
+from engine.streaming.copies import HostCopy
 from engine.streaming.draws import smallest_per_cell, token_draws
 from engine.streaming.members import TOKENS_PER_SHARD, Member, members_by_tokens, token_bound
 from engine.streaming.packing import token_positions
@@ -144,16 +145,17 @@ class ActivationCollector:
         dtype = GATHERED_AS[product.precision]
         self.acts = {hook: torch.empty(len(kept), encoder.d_model, dtype=dtype) for hook in product.hooks}
 
-    def add(self, cells: np.ndarray, tokens: PackedTokens) -> None:
+    def add(self, cells: np.ndarray, tokens: PackedTokens) -> Callable[[], None]:
         rows = self.kept.row_T[token_positions(self.offsets, cells)]
         wanted = np.flatnonzero(rows >= 0)
-        if not len(wanted):
-            return
-        output = self.encoder(tokens, hooks=self.product.hooks)
-        rows_t, wanted_t = torch.from_numpy(rows[wanted]), torch.from_numpy(wanted)
-        for hook, acts in self.acts.items():
-            x_TD = output.hooks[hook]
-            acts[rows_t] = x_TD[wanted_t.to(x_TD.device)].to(acts.dtype).cpu()
+        states = self.encoder(tokens, hooks=self.product.hooks, rows_T=torch.from_numpy(wanted)).hooks
+        copies = {hook: HostCopy(states[hook].to(acts.dtype)) for hook, acts in self.acts.items()}
+
+        def place() -> None:
+            for hook, acts in self.acts.items():
+                acts[torch.from_numpy(rows[wanted])] = copies[hook].wait()
+
+        return place
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
         kept = self.kept

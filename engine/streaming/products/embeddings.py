@@ -5,13 +5,14 @@ C cells of a batch; D width of the encoder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from engine.models import Encoder, PackedTokens, Tokens
+from engine.streaming.copies import HostCopy
 from engine.streaming.members import Member, cells_per_member, fixed_members
 from engine.streaming.products.product import Source
 from storage import embeddings
@@ -51,9 +52,13 @@ class EmbeddingCollector:
         self.n_tokens = np.asarray(tokens.lengths, dtype=np.int32)
         self.e_CD = np.full((tokens.n_cells, encoder.d_model), np.nan, dtype=np.float32)
 
-    def add(self, cells: np.ndarray, tokens: PackedTokens) -> None:
-        pooled = self.encoder.embed(tokens, layer=self.product.layer, pool=self.product.pool)
-        self.e_CD[cells] = pooled.float().cpu().numpy()
+    def add(self, cells: np.ndarray, tokens: PackedTokens) -> Callable[[], None]:
+        pooled = HostCopy(self.encoder.embed(tokens, layer=self.product.layer, pool=self.product.pool))
+
+        def place() -> None:
+            self.e_CD[cells] = pooled.wait().numpy()
+
+        return place
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
         key = self.member.key

@@ -6,7 +6,7 @@ T packed tokens of a batch; G genes seen in a member; V vocabulary; D width of t
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ from safetensors.numpy import load as read_safetensors
 from safetensors.numpy import save as safetensors_bytes
 
 from engine.models import Encoder, PackedTokens, Tokens
+from engine.streaming.copies import HostCopy
 from engine.streaming.members import Member, cells_per_member, fixed_members
+from engine.streaming.packing import token_positions
 from engine.streaming.products.product import Source
 from storage.commits import Dataset, MemberPlan, Snapshot
 
@@ -85,28 +87,33 @@ class GeneCollector:
         self, product: GeneEmbeddingProduct, encoder: Encoder, tokens: Tokens, member: Member
     ) -> None:
         self.product, self.encoder, self.member = product, encoder, member
-        self.n_tokens = tokens.n_tokens
+        self.tokens = tokens
         special = np.fromiter(encoder.tokeniser.special_ids, np.int64, len(encoder.tokeniser.special_ids))
         seen = np.unique(tokens.ids_T)
         self.token_G = seen[~np.isin(seen, special)].astype(np.int32)
         self.n_cells_G = np.zeros(len(self.token_G), dtype=np.int64)
         self.sum_GD = torch.zeros(len(self.token_G), encoder.d_model, dtype=torch.float64)
 
-    def add(self, cells: np.ndarray, tokens: PackedTokens) -> None:
-        x_TD = self.encoder(tokens, hooks=(self.product.hook,)).hooks[self.product.hook]
-        ids_T = tokens.ids_T.cpu().numpy()
+    def add(self, cells: np.ndarray, tokens: PackedTokens) -> Callable[[], None]:
+        ids_T = self.tokens.ids_T[token_positions(self.tokens.offsets, cells)]
         genes = np.flatnonzero(np.isin(ids_T, self.token_G))
-        rows = np.searchsorted(self.token_G, ids_T[genes])
-        # On the CPU additions happen in token order; CUDA's index_add_ would add in any order.
-        self.sum_GD.index_add_(0, torch.from_numpy(rows), x_TD.cpu()[torch.from_numpy(genes)].double())
-        self.n_cells_G += np.bincount(rows, minlength=len(self.token_G))
+        hook = self.product.hook
+        x_RD = HostCopy(self.encoder(tokens, hooks=(hook,), rows_T=torch.from_numpy(genes)).hooks[hook])
+
+        def place() -> None:
+            rows = np.searchsorted(self.token_G, ids_T[genes])
+            # On the CPU additions happen in token order; CUDA's index_add_ would add in any order.
+            self.sum_GD.index_add_(0, torch.from_numpy(rows), x_RD.wait().double())
+            self.n_cells_G += np.bincount(rows, minlength=len(self.token_G))
+
+        return place
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
         sums = {"token": self.token_G, "n_cells": self.n_cells_G, "sum": self.sum_GD.numpy()}
         yield _sums_name(self.member.key), safetensors_bytes(sums)
 
     def facts(self) -> Mapping[str, Any]:
-        return {"start": self.member.start, "stop": self.member.stop, "n_tokens": self.n_tokens}
+        return {"start": self.member.start, "stop": self.member.stop, "n_tokens": self.tokens.n_tokens}
 
 
 def _sums_name(key: str) -> str:

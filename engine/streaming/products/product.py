@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,8 +26,11 @@ class Source:
 class Collector(Protocol):
     """Gathers the results of one member, batch by batch, and cuts them into objects."""
 
-    def add(self, cells: np.ndarray, tokens: PackedTokens) -> None:
-        """Encode one packed batch. `cells` (int64) numbers the batch's cells within the member."""
+    def add(self, cells: np.ndarray, tokens: PackedTokens) -> Callable[[], None]:
+        """Encode one packed batch. `cells` (int64) numbers the batch's cells within the member.
+
+        A GPU is not waited for: what is returned waits, and puts the batch's results in their place.
+        """
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
         """(name, content) of every object of the member; memory of one object is free once the next is
