@@ -142,31 +142,33 @@ class Follower:
 
 @dataclass(frozen=True)
 class _Pass:
-    """A forward pass as its leader announces it. tensors: shape and dtype by argument; they come next."""
+    """A forward pass as its leader announces it. sent: arguments that follow from GPU to GPU, with their
+    shapes and dtypes.
+    """
 
     offsets: npt.NDArray[np.int64]
     whole_values: bool
     positional: tuple[Any, ...]
-    options: dict[str, Any]
-    tensors: dict[str, tuple[torch.Size, torch.dtype]]
+    named: dict[str, Any]
+    sent: dict[str, tuple[torch.Size, torch.dtype]]
 
 
 def _announce(
     encoder: Encoder, args: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Hook before each forward pass of a leader. Sizes travel through the hosts, tensors between devices."""
+    """Hook before each forward pass of a leader."""
     tokens = encoder.packed(args[0])
-    tensors = {"ids_T": tokens.ids_T, "values_T": tokens.values_T}
-    tensors |= {name: value for name, value in options.items() if isinstance(value, torch.Tensor)}
+    named = {"ids_T": tokens.ids_T, "values_T": tokens.values_T, **options}
+    sent = {name: value for name, value in named.items() if isinstance(value, torch.Tensor) and value.is_cuda}
     announced = _Pass(
         tokens.layout.offsets,
         tokens.whole_values,
         args[1:],
-        {name: value for name, value in options.items() if name not in tensors},
-        {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()},
+        {name: value for name, value in named.items() if name not in sent},
+        {name: (tensor.shape, tensor.dtype) for name, tensor in sent.items()},
     )
     dist.broadcast_object_list([announced], src=0, device=torch.device("cpu"))
-    for tensor in tensors.values():
+    for tensor in sent.values():
         dist.broadcast(tensor.contiguous(), src=0)
     return (tokens, *args[1:]), options
 
@@ -175,13 +177,13 @@ def _follow_one(encoder: Encoder) -> None:
     announced: list[Any] = [None]
     dist.broadcast_object_list(announced, src=0, device=torch.device("cpu"))
     told: _Pass = announced[0]
-    tensors = {}
-    for name, (shape, dtype) in told.tensors.items():
-        tensors[name] = torch.empty(shape, dtype=dtype, device=encoder.device)
-        dist.broadcast(tensors[name], src=0)
+    named = dict(told.named)
+    for name, (shape, dtype) in told.sent.items():
+        named[name] = torch.empty(shape, dtype=dtype, device=encoder.device)
+        dist.broadcast(named[name], src=0)
     layout = CellLayout(told.offsets, encoder.device)
-    tokens = PackedTokens(tensors.pop("ids_T"), tensors.pop("values_T"), layout, told.whole_values)
-    encoder(tokens, *told.positional, **told.options, **tensors)
+    tokens = PackedTokens(named.pop("ids_T"), named.pop("values_T"), layout, told.whole_values)
+    encoder(tokens, *told.positional, **named)
 
 
 def _load(spec: EncoderSpec, shard: TensorShard | None) -> Encoder:
