@@ -19,6 +19,7 @@ as the only point where something becomes true.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -48,6 +49,9 @@ __all__ = ["Dataset", "MemberPlan", "MemberWriter", "Record", "Snapshot", "Store
 
 # What a job may leave in an output directory before its dataset exists.
 _NOT_FOREIGN = {"run.json"}
+
+# Nothing can be created there, today or when asked again.
+_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT}
 
 # Age of a temporary file that nobody is writing any more: an object is written in seconds, not in an hour.
 _TORN_SECONDS = 3600
@@ -97,9 +101,7 @@ class Dataset:
             found = None
         if found is None:
             _refuse_foreign_files(location)
-            if location.local is None:
-                location.require_conditional_create()
-            if location.create(PLAN, seal(asked)):
+            if _began(location, asked):
                 return cls(location, asked)
             found = unseal(location, PLAN)
         require_same_plan(location, found, asked)
@@ -311,6 +313,21 @@ def _read_plan(location: Location) -> dict[str, Any] | None:
         return unseal(location, PLAN)
     except FileNotFoundError:
         return None
+
+
+def _began(location: Location, asked: Mapping[str, Any]) -> bool:
+    """Create the plan; False when another process did. Raises InputError where nothing can be written."""
+    try:
+        if location.local is None:
+            location.require_conditional_create()
+        return location.create(PLAN, seal(asked))
+    except OSError as error:
+        if error.errno not in _UNWRITABLE and not isinstance(error, PermissionError):
+            raise
+        raise InputError(
+            f"{location}: cannot be written ({error.strerror or error}); give --output a place with write "
+            "permission and room"
+        ) from error
 
 
 def _refuse_foreign_files(location: Location) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ Answer = TypeVar("Answer")
 
 # Ten requests with nine waits between them: half a minute on average, a minute at most. Longer than a
 # store takes to move a prefix to more servers, shorter than a person takes to wonder.
-ATTEMPTS = 10
+ATTEMPTS = int(os.environ.get("SYNCYTIUM_STORE_ATTEMPTS", "10"))
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 20.0
 

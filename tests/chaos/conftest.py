@@ -27,7 +27,7 @@ def slow_model(genes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
     from engine.models import tahoe
 
     directory = tmp_path_factory.mktemp("models") / "slow"
-    models.save(tahoe.create(genes, d_model=256, n_layers=6, n_heads=4, max_tokens=512, seed=1), directory)
+    models.save(tahoe.create(genes, d_model=128, n_layers=3, n_heads=4, max_tokens=512, seed=1), directory)
     return directory
 
 
