@@ -34,9 +34,6 @@ TASK_OPTIONS = {"num_cpus": IO_CPUS, "max_retries": RETRIES}
 # A row is a whole member.
 BY_MEMBER = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
 
-# Messages of storage and network trouble that goes away; anything else a stage raises ends the job at once.
-TRANSIENT = ["timed out", "Connection reset", "Connection aborted", "SlowDown", "Service Unavailable"]
-
 
 def stream(
     inputs: Inputs,
@@ -132,6 +129,4 @@ def _context() -> DataContext:
     context.enable_progress_bars = False
     # Its notices of starting and ending would stand between our lines of progress.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context.retried_map_errors = list(TRANSIENT)
-    context.max_map_retries = RETRIES
     return context
