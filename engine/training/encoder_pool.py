@@ -9,6 +9,7 @@ limit on the object store stops the actors: memory stays flat however long the r
 """
 
 import logging
+import math
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from ray.data import ActorPoolStrategy, DataContext, DataIterator
 from ray.util.annotations import RayDeprecationWarning
 
 from engine.streaming.inputs import ModelFacts
-from engine.streaming.pipeline import BY_MEMBER, RETRIES, TASK_OPTIONS, TRANSIENT
+from engine.streaming.pipeline import BY_MEMBER, RETRIES, TASK_OPTIONS
 from engine.streaming.source import arrays_of, member_of, one_row
 from engine.streaming.tokenising import tokens_of
 from engine.training.chunks import Activations, CellChunks, ChunkEncoder, ChunkReader
@@ -31,9 +32,9 @@ from engine.training.recipe import Share
 from engine.training.room import Room
 from engine.training.sharding import agree
 
-# One execution of the pipeline: Ray Data keeps an entry for every input, so an endless run is cut into legs
-# of bounded bookkeeping. A chunk is thousands of tokens, so a new pool per leg costs next to nothing.
-LEG_CHUNKS = 4096
+# One execution of the pipeline. Ray Data keeps an object for every input, so an endless run is cut into legs,
+# long enough (130,000 cells) that starting the next one's encoders costs little.
+LEG_CHUNKS = 2048
 # Chunks that may lie in the object store for each actor and for each worker: one in the making or in use,
 # one ready.
 CHUNKS_IN_FLIGHT = 2
@@ -77,13 +78,15 @@ class Feed:
 
     @property
     def leg_chunks(self) -> int:
-        return LEG_CHUNKS * self.world
+        """A multiple of the number of workers, so that a leg begins with the first one's turn."""
+        return math.ceil(LEG_CHUNKS / self.world) * self.world
 
     def _stream(self, numbers: range) -> list[DataIterator]:
         with DataContext.current(self._context()), warnings.catch_warnings():
             # The parameters that replace ray_remote_args from Ray 2.64 on have no bound on retries in 2.60.
             warnings.simplefilter("ignore", RayDeprecationWarning)
-            rows = ray.data.from_arrow([one_row(self.chunks.chunk(number)) for number in numbers])
+            # Not from_arrow, which runs a task for each table to learn how many rows it has.
+            rows = ray.data.from_blocks([one_row(self.chunks.chunk(number)) for number in numbers])
             on_gpu = self.room.actor_gpus > 0
             if on_gpu:
                 # A GPU does not wait for the store: tasks beside it read and tokenise.
@@ -107,17 +110,12 @@ class Feed:
         context = DataContext.get_current().copy()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)
-        context.retried_map_errors = list(TRANSIENT)
-        context.max_map_retries = RETRIES
         options = context.execution_options
         options.preserve_order = True
         have = ray.cluster_resources().get("object_store_memory", 0)
         wanted = CHUNKS_IN_FLIGHT * (self.room.actors + self.world) * self.chunks.most_bytes
         options.resource_limits = options.resource_limits.copy(
             object_store_memory=min(wanted, STORE_SHARE * have)
-        )
-        options.exclude_resources = options.exclude_resources.copy(
-            cpu=self.world * self.room.worker_cpus, gpu=self.world * self.room.worker_gpus
         )
         return context
 
