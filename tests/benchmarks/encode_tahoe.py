@@ -1,0 +1,156 @@
+"""Tahoe-x1 70M: our stream against the official way of running the same weights."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from engine.models import Encoder, Tokens, tahoe
+from engine.models.layers.precision import set_precision
+from engine.streaming.copies import on_device
+from engine.streaming.members import Member
+from engine.streaming.packing import BATCH_TOKENS, pack, token_slots
+from engine.streaming.products.activations import ActivationProduct
+from engine.streaming.products.embeddings import EmbeddingProduct
+from engine.streaming.products.product import Collector
+from tests.benchmarks.encoding import padded_tahoe
+from tests.benchmarks.encoding.real_cells import few_cells, real_cells
+from tests.benchmarks.encoding.turns import cpu_seconds
+from tests.benchmarks.report import Figure, main
+
+ABOUT = """Cells per CPU-second through Tahoe-x1's 70M architecture with random weights, one thread, on the
+first 64 cells of pbmc3k: our collectors over packed batches, and the same weights run as the official
+inference script does (one padded batch of 64 cells in file order, float32, all blocks over all rows, padding
+left out by attention alone, no prediction heads), from tokens to results. Steps of both sides take turns."""
+
+N_CELLS, MAX_TOKENS = 64, 2048
+THEIRS = "padded fixed batch of 64, full depth, float32"
+
+
+class Official:
+    """The official run: one step per block. embeddings and middle_TD hold what it is compared by."""
+
+    def __init__(self, encoder: tahoe.TahoeEncoder, tokens: Tokens, middle: int) -> None:
+        self.encoder, self.tokens, self.middle = encoder, tokens, middle
+
+    @torch.inference_mode()
+    def steps(self) -> Iterator[None]:
+        batch = padded_tahoe.PaddedBatch(self.tokens, self.encoder.tokeniser.pad_id)
+        x_CSD = padded_tahoe.embed(self.encoder, batch)
+        for index, layer in enumerate(self.encoder.blocks):
+            yield
+            x_CSD = padded_tahoe.block(layer, x_CSD, batch)
+            if index == self.middle:
+                self.middle_TD = x_CSD[batch.valid_CS]
+        self.embeddings = F.normalize(self.encoder.final_norm(x_CSD)[:, 0], dim=1).numpy()
+
+
+@torch.inference_mode()
+def steps(encoder: Encoder, tokens: Tokens, collector: Collector) -> Iterator[None]:
+    """What `encode_cells` does on a CPU, one packed batch at a time."""
+    for cells, packed in on_device(tokens, pack(tokens.lengths), encoder.device):
+        collector.add(cells, packed)()
+        yield
+
+
+def measure(scratch: Path, smoke: bool) -> list[Figure]:
+    torch.set_num_threads(1)
+    counts, genes = few_cells() if smoke else real_cells("pbmc3k.h5ad")
+    sizes: dict[str, Any] = {"n_layers": 4} if smoke else {"preset": "70m"}
+    encoder = tahoe.create(genes, **sizes).eval()
+    half = copy.deepcopy(encoder)
+    set_precision(half, "bf16")
+    counts = counts[:N_CELLS]
+    match = encoder.tokeniser.match(genes)
+    tokens = encoder.tokeniser.tokenise(
+        counts.indptr, counts.indices, counts.data, match, max_tokens=MAX_TOKENS
+    )
+    middle = encoder.n_layers // 2 - 1
+    hook = f"resid_post_{middle}"
+    member = Member("0", 0, tokens.n_cells)
+    embedding = EmbeddingProduct(encoder.n_layers - 1, "cls")
+    cache = ActivationProduct((hook,), "fp32", None, special_tokens=False, seed=0, identity={})
+    official = Official(encoder, tokens, middle)
+    embedded, halved = embedding.collect(encoder, tokens, member), embedding.collect(half, tokens, member)
+    cached = cache.collect(encoder, tokens, member)
+    spent = cpu_seconds(
+        {
+            "official": official.steps(),
+            "embeddings": steps(encoder, tokens, embedded),
+            "hook": steps(encoder, tokens, cached),
+            "bf16": steps(half, tokens, halved),
+        }
+    )
+    rate = {name: tokens.n_cells / seconds for name, seconds in spent.items()}
+    kept = cached.kept.row_T >= 0
+    off = {
+        "embeddings": float(np.abs(embedded.e_CD - official.embeddings).max()),
+        "hook": float((cached.acts[hook][cached.kept.row_T[kept]] - official.middle_TD[kept]).abs().max()),
+        "bf16": float(np.abs(halved.e_CD - embedded.e_CD).max()),
+    }
+    padded = float(tokens.lengths.max() * tokens.n_cells)
+    member_lengths = np.minimum(np.diff(counts.indptr) + 1, MAX_TOKENS) if smoke else lengths_of_a_member()
+    filled = float(member_lengths.sum() / token_slots(member_lengths, 64 if smoke else BATCH_TOKENS))
+    return [
+        ratio("cell embeddings", rate["embeddings"], rate["official"], 2.0, THEIRS),
+        ratio(f"hook {hook}", rate["hook"], rate["official"], 4.0, THEIRS),
+        ratio("bf16 cell embeddings", rate["bf16"], rate["embeddings"], 1.5, "our float32"),
+        ratio("bf16 cell embeddings vs official", rate["bf16"], rate["official"], None, THEIRS),
+        difference("cell embeddings, largest difference", off["embeddings"], 1e-4),
+        difference(f"hook {hook}, largest difference", off["hook"], 1e-4),
+        difference("bf16 cell embeddings, largest difference to float32", off["bf16"], None),
+        share("useful tokens among those computed", 1.0, tokens.n_tokens / padded, "padded"),
+        share("tokens in a batch of 8,192, 512 cells of pbmc3k", filled, None, "-"),
+    ]
+
+
+def lengths_of_a_member() -> np.ndarray:
+    counts, _ = real_cells("pbmc3k.h5ad")
+    return np.minimum(np.diff(counts.indptr[:513]) + 1, MAX_TOKENS)
+
+
+def ratio(name: str, ours: float, theirs: float, target: float | None, theirs_is: str) -> Figure:
+    return Figure(
+        name=name,
+        value=ours / theirs,
+        unit="x",
+        target=target,
+        better="higher",
+        ours=ours,
+        theirs=theirs,
+        theirs_is=f"{theirs_is}, cells per CPU-s",
+    )
+
+
+def difference(name: str, found: float, target: float | None) -> Figure:
+    return Figure(
+        name=name,
+        value=found,
+        unit="absolute",
+        target=target,
+        better="lower",
+        ours=found,
+        theirs=None,
+        theirs_is="-",
+    )
+
+
+def share(name: str, ours: float, theirs: float | None, theirs_is: str) -> Figure:
+    return Figure(
+        name=name,
+        value=ours,
+        unit="of 1",
+        target=0.97,
+        better="higher",
+        ours=ours,
+        theirs=theirs,
+        theirs_is=theirs_is,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("encode_tahoe", ABOUT, measure))
