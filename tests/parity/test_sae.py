@@ -55,37 +55,59 @@ def test_saelens_opens_what_we_save(golden: Path, tmp_path: Path) -> None:
     assert torch.equal(again.encode(io["x"]) != 0, io["acts"] != 0)
 
 
-def test_topk_training_step(shared: Path) -> None:
-    """Losses to 1e-5 and gradients to 1e-4 relative, dead features and AuxK included."""
-    folder = shared / "golden" / "sae" / "topk"
-    step, losses = (
-        load_file(folder / "train_step.safetensors"),
-        json.loads((folder / "train_step.json").read_text()),
-    )
-    settings = losses["training_cfg"]
-    config = sae.SAEConfig(
-        "topk",
-        settings["d_in"],
-        settings["d_sae"],
-        k=settings["k"],
-        rescale_acts_by_decoder_norm=settings["rescale_acts_by_decoder_norm"],
+# Names of our penalties by SAELens' loss names; prefix losses of Matryoshka are one sum in ours.
+LOSSES = {
+    "mse_loss": "mse",
+    "l1_loss": "sparsity",
+    "l0_loss": "sparsity",
+    "auxiliary_reconstruction_loss": "aux",
+    "pre_act_loss": "aux",
+}
+
+
+def golden_training(folder: Path, path: str) -> tuple[sae.TrainingModule, dict, dict]:
+    step = load_file(folder / "train_step.safetensors")
+    expected = json.loads((folder / "train_step.json").read_text())
+    settings = expected["training_cfg"]
+    names = ("architecture", "d_in", "d_sae", "k", "rescale_acts_by_decoder_norm")
+    config = sae.SAEConfig(**{name: settings[name] for name in names if name in settings})
+    options = sae.ObjectiveOptions(
+        path=path,  # type: ignore[arg-type]
+        aux_coefficient=settings.get("aux_loss_coefficient", 1.0),
+        matryoshka_widths=tuple(settings.get("matryoshka_widths", ())),
+        sparsity_coefficient=settings.get("l1_coefficient", settings.get("l0_coefficient", 0.0)),
+        lp_norm=settings.get("lp_norm", 1.0),
+        sparsity_mode=settings.get("jumprelu_sparsity_loss_mode", "step"),
+        bandwidth=settings.get("jumprelu_bandwidth", 0.05),
+        pre_act_coefficient=settings.get("pre_act_loss_coefficient"),
     )
     autoencoder = sae.SAE(config)
     autoencoder.load_state_dict({key[6:]: step[key] for key in step if key.startswith("param.")})
-    training = sae.TrainingModule(autoencoder, aux_coefficient=settings["aux_loss_coefficient"])
+    return sae.TrainingModule(autoencoder, options), step, expected
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize(
+    "name", ["topk", "batchtopk", "matryoshka_batchtopk", "standard", "gated", "jumprelu"]
+)
+def test_training_step(shared: Path, name: str, path: str) -> None:
+    """Losses to 1e-5 and gradients to 1e-4 relative, dead features included."""
+    training, step, expected = golden_training(shared / "golden" / "sae" / name, path)
     found = training(step["x"], step["dead"].bool())
     found.loss.backward()
-    assert found.loss.item() == pytest.approx(losses["loss"], rel=1e-5)
-    assert found.metrics["mse"].item() == pytest.approx(losses["losses"]["mse_loss"], rel=1e-5)
-    assert found.metrics["aux"].item() == pytest.approx(
-        losses["losses"]["auxiliary_reconstruction_loss"], rel=1e-5
-    )
+    assert found.loss.item() == pytest.approx(expected["loss"], rel=1e-5)
+    for their_name, loss in expected["losses"].items():
+        if their_name in LOSSES:
+            assert found.metrics[LOSSES[their_name]].item() == pytest.approx(loss, rel=1e-5)
+    inner = sum(loss for their_name, loss in expected["losses"].items() if "inner" in their_name)
+    assert found.metrics.get("inner", torch.zeros(())).item() == pytest.approx(inner, rel=1e-5)
     assert torch.equal(found.fired_F, (step["acts"] > 0).any(0))
-    for name, parameter in autoencoder.named_parameters():
-        expected = step[f"grad.{name}"]
+    for parameter_name, parameter in training.sae.named_parameters():
+        encoder = parameter_name == "W_enc_FD"
+        gradient = step["grad.W_enc"].T if encoder else step[f"grad.{parameter_name}"]
         assert parameter.grad is not None
         torch.testing.assert_close(
-            parameter.grad, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
+            parameter.grad, gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max())
         )
 
 

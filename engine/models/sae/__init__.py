@@ -1,18 +1,31 @@
-"""Sparse autoencoders: any SAELens directory in, a SAELens directory out, and training of TopK ones."""
+"""Sparse autoencoders: any SAELens directory in, a SAELens directory out, and their training."""
 
+from engine.models.sae.calibrate import calibrate_threshold
 from engine.models.sae.checkpoint import load, save
 from engine.models.sae.config import SAEConfig
-from engine.models.sae.model import SAE, create, fold_decoder_norm, fold_input_scaling
-from engine.models.sae.objective import SparseLoss, TrainingModule
+from engine.models.sae.folds import export_form, fold_decoder_norm, fold_input_scaling
+from engine.models.sae.initialise import InitOptions, create, fit_encoder_scale, initialise
+from engine.models.sae.model import SAE
+from engine.models.sae.objective import SparseLoss, TrainingModule, objective
+from engine.models.sae.options import ObjectiveOptions
+from engine.models.sae.selection import SparseCodes
 
 __all__ = [
     "SAE",
+    "InitOptions",
+    "ObjectiveOptions",
     "SAEConfig",
+    "SparseCodes",
     "SparseLoss",
     "TrainingModule",
+    "calibrate_threshold",
     "create",
+    "export_form",
+    "fit_encoder_scale",
     "fold_decoder_norm",
     "fold_input_scaling",
+    "initialise",
     "load",
+    "objective",
     "save",
 ]

@@ -1,38 +1,48 @@
-"""Sparse autoencoders of the SAELens architectures, for inference, and their folds.
+"""Sparse autoencoders and transcoders of the SAELens architectures: encoding and decoding.
 
-Legend: B tokens of a batch, D input width (d_in), F features (d_sae), K active features.
+Legend: B tokens of a batch, D input width (d_in), F features (d_sae), K active features, O output width
+(d_out of a transcoder, else D).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.models.errors import ModelError
-from engine.models.sae.config import SAEConfig
+from engine.models.sae.config import TRAINING_FORMS, SAEConfig
+from engine.models.sae.selection import Scratch, SparseCodes, exact_top
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Per-feature parameters beside W_enc, W_dec and b_dec.
 FEATURE_PARAMETERS = {
     "standard": ("b_enc",),
     "topk": ("b_enc",),
+    "batchtopk": ("b_enc",),
+    "matryoshka_batchtopk": ("b_enc",),
     "jumprelu": ("b_enc", "threshold"),
     "gated": ("b_gate", "r_mag", "b_mag"),
 }
 
 
 class SAE(nn.Module):
-    """Encoder and decoder of one sparse autoencoder. Parameter names are SAELens'.
+    """Encoder and decoder of one sparse autoencoder. Parameter names and shapes are SAELens'.
 
-    W_enc [D, F], W_dec [F, D], b_dec [D], and per feature: b_enc; threshold (jumprelu); b_gate, r_mag, b_mag
-    (gated).
+    W_enc [D, F], W_dec [F, O], b_dec [O], and per feature: b_enc; threshold (jumprelu, always float32);
+    b_gate, r_mag, b_mag (gated); W_skip [O, D] (skip transcoders). BatchTopK and Matryoshka hold a buffer
+    topk_threshold: activations h * ||W_dec|| above it fire outside of training; 0 until the first batch.
+
+    The encoder is the parameter W_enc_FD, feature by feature in memory, because the rows of single features
+    are what sparse gradients, shards and rescoring read and write. W_enc is its transpose, and the state dict
+    says W_enc [D, F] as SAELens does.
     """
 
-    W_enc: nn.Parameter
+    W_enc_FD: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
     b_enc: nn.Parameter
@@ -40,16 +50,39 @@ class SAE(nn.Module):
     b_gate: nn.Parameter
     r_mag: nn.Parameter
     b_mag: nn.Parameter
+    W_skip: nn.Parameter
+    topk_threshold: Tensor
 
     def __init__(self, config: SAEConfig) -> None:
         super().__init__()
         self.config = config
         dtype = DTYPES[config.dtype]
-        self.W_enc = nn.Parameter(torch.zeros(config.d_in, config.d_sae, dtype=dtype))
-        self.W_dec = nn.Parameter(torch.zeros(config.d_sae, config.d_in, dtype=dtype))
-        self.b_dec = nn.Parameter(torch.zeros(config.d_in, dtype=dtype))
+        self.W_enc_FD = nn.Parameter(torch.zeros(config.d_sae, config.d_in, dtype=dtype))
+        self.W_dec = nn.Parameter(torch.zeros(config.d_sae, config.reconstructs, dtype=dtype))
+        self.b_dec = nn.Parameter(torch.zeros(config.reconstructs, dtype=dtype))
         for name in FEATURE_PARAMETERS[config.architecture]:
-            self.register_parameter(name, nn.Parameter(torch.zeros(config.d_sae, dtype=dtype)))
+            kind = torch.float32 if name == "threshold" else dtype
+            self.register_parameter(name, nn.Parameter(torch.zeros(config.d_sae, dtype=kind)))
+        if config.skip:
+            self.W_skip = nn.Parameter(torch.zeros(config.reconstructs, config.d_in, dtype=dtype))
+        if config.architecture in TRAINING_FORMS:
+            self.register_buffer("topk_threshold", torch.zeros((), dtype=torch.float64))
+        self.register_state_dict_post_hook(_name_encoder_as_saelens)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_name_encoder_as_we)  # type: ignore[no-untyped-call]
+
+    @property
+    def W_enc(self) -> Tensor:  # noqa: N802 - SAELens' name
+        """[D, F] view of the encoder; gradients reach W_enc_FD."""
+        return self.W_enc_FD.T
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Thresholds stay float32 (float64) under .to(dtype): steps of the size of lr would round away."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if "threshold" in self._parameters and self.threshold.dtype != torch.float32:
+            self.threshold.data = self.threshold.data.float()
+        if "topk_threshold" in self._buffers:
+            self.topk_threshold = self.topk_threshold.double()
+        return self
 
     @property
     def d_in(self) -> int:
@@ -60,38 +93,65 @@ class SAE(nn.Module):
         return self.config.d_sae
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        """Reconstruction r_BD, float32."""
+        """Reconstruction r_BO, float32."""
         return self.decode(self.encode(x_BD), x_BD)
 
     def encode(self, x_BD: Tensor) -> Tensor:
         """Feature activations, dense float32 a_BF >= 0, computed in the weights' dtype from any float x."""
-        x_BD = self.centred(x_BD)
-        if self.config.architecture == "topk":
-            index_BK, value_BK = self.top_features(self.pre_activations(x_BD))
-            h_BF = x_BD.new_zeros((*x_BD.shape[:-1], self.d_sae))
-            return h_BF.scatter(-1, index_BK, value_BK.relu()).float()
-        if self.config.architecture == "gated":
-            gate_BF = x_BD @ self.W_enc + self.b_gate
-            size_BF = x_BD @ (self.W_enc * self.r_mag.exp()) + self.b_mag
-            return (size_BF.relu() * (gate_BF > 0)).float()
-        h_BF = self.pre_activations(x_BD)
-        if self.config.architecture == "jumprelu":
-            return (h_BF.relu() * (h_BF > self.threshold)).float()
-        return h_BF.relu().float()
+        h_BF = self.centred(x_BD) @ self.W_enc
+        if self.config.architecture != "topk":
+            return self._fire_(h_BF).float()
+        value_BK, index_BK = self._scores_(h_BF).topk(self._k(), dim=-1, sorted=False)
+        return torch.zeros_like(h_BF).scatter(-1, index_BK, value_BK.relu()).float()
+
+    @torch.no_grad()
+    def encode_sparse(self, x_BD: Tensor, k: int | None = None) -> SparseCodes:
+        """The features `encode` gives, without its zeros: index_BK and value_BK, largest first.
+
+        K is the architecture's k (topk), else the most features any token of x fires; `k` keeps no more than
+        that many, the largest. Never holds more than one chunk of tokens densely.
+        """
+        parts, scratch = [], Scratch()
+        for _, x_CD, h_CF in scratch.chunks(self.centred(x_BD), self.d_sae, self.W_enc.dtype):
+            torch.mm(x_CD, self.W_enc, out=h_CF)
+            if self.config.architecture == "topk":
+                score_CK, index_CK = exact_top(self._scores_(h_CF), self._k())
+                score_CK = score_CK.relu()
+            else:
+                fired_CF = self._fire_(h_CF)
+                score_CK, index_CK = exact_top(fired_CF, int((fired_CF > 0).sum(-1).max()))
+            parts.append((score_CK.float(), index_CK))
+        width = max((value_CK.shape[1] for value_CK, _ in parts), default=0)
+        padded = [[F.pad(tensor, (0, width - tensor.shape[1])) for tensor in part] for part in parts]
+        if not padded:
+            empty_BK = torch.zeros(len(x_BD), 0, dtype=torch.int64, device=self.W_enc.device)
+            return SparseCodes(empty_BK, empty_BK.float())
+        value_BK = torch.cat([value_CK for value_CK, _ in padded])
+        index_BK = torch.cat([index_CK for _, index_CK in padded])
+        value_BK, place_BK = value_BK.sort(dim=-1, descending=True)
+        index_BK = index_BK.gather(-1, place_BK).masked_fill(value_BK == 0, 0)
+        return SparseCodes(index_BK[:, :k], value_BK[:, :k])
 
     def decode(self, a_BF: Tensor, x_BD: Tensor | None = None) -> Tensor:
-        """Reconstruction from activations, float32 r_BD.
+        """Reconstruction from activations, float32 r_BO.
 
         x_BD: the input they came from; only needed when the input was normalised token by token
-        (normalize_activations constant_norm_rescale or layer_norm), because that must be undone.
+        (normalize_activations constant_norm_rescale or layer_norm), because that must be undone, and in skip
+        transcoders, which add a linear map of it.
         """
         a_BF = a_BF.to(self.W_dec.dtype)
         if self.config.rescale_acts_by_decoder_norm:
             # Times the reciprocal, as SAELens does: dividing rounds differently.
             a_BF = a_BF * (1 / self.W_dec.norm(dim=-1))
-        r_BD = (a_BF @ self.W_dec + self.b_dec).float()
-        scale_B1, shift_B1 = self._normaliser(x_BD)
-        return r_BD if scale_B1 is None else r_BD * scale_B1.float() + shift_B1.float()
+        return self._finished(a_BF @ self.W_dec, x_BD)
+
+    def decode_sparse(self, codes: SparseCodes, x_BD: Tensor | None = None) -> Tensor:
+        """As `decode`, from the output of `encode_sparse`; reads the active decoder rows only."""
+        value_BK = codes.value_BK.to(self.W_dec.dtype)
+        if self.config.rescale_acts_by_decoder_norm:
+            value_BK = value_BK * (1 / self.W_dec.norm(dim=-1))[codes.index_BK]
+        r_BO = F.embedding_bag(codes.index_BK, self.W_dec, per_sample_weights=value_BK, mode="sum")
+        return self._finished(r_BO, x_BD)
 
     def centred(self, x_BD: Tensor) -> Tensor:
         """The encoder's input: in the weights' dtype, normalised if configured so, minus b_dec."""
@@ -102,17 +162,36 @@ class SAE(nn.Module):
             x_BD = (x_BD - shift_B1) / (scale_B1 + guard)
         return x_BD - self.b_dec if self.config.apply_b_dec_to_input else x_BD
 
-    def pre_activations(self, x_BD: Tensor) -> Tensor:
-        """h_BF of a centred input; topk scales it by the decoder's norms if configured so."""
-        h_BF = x_BD @ self.W_enc + self.b_enc
-        return h_BF * self.W_dec.norm(dim=-1) if self.config.rescale_acts_by_decoder_norm else h_BF
+    def _scores_(self, h_BF: Tensor) -> Tensor:
+        """What the k are chosen by, in place of the products h_BF."""
+        h_BF = h_BF.add_(self.b_enc)
+        return h_BF.mul_(self.W_dec.norm(dim=-1)) if self.config.rescale_acts_by_decoder_norm else h_BF
 
-    def top_features(self, h_BF: Tensor) -> tuple[Tensor, Tensor]:
-        """The k largest pre-activations of each token: index_BK, value_BK (not yet rectified)."""
+    def _fire_(self, h_BF: Tensor) -> Tensor:
+        """Activations, in place of the products h_BF = centred(x) @ W_enc; every architecture but topk."""
+        if self.config.architecture == "gated":
+            shut_BF = h_BF + self.b_gate <= 0
+            return h_BF.mul_(self.r_mag.exp()).add_(self.b_mag).relu_().masked_fill_(shut_BF, 0)
+        h_BF = self._scores_(h_BF)
+        if self.config.architecture == "standard":
+            return h_BF.relu_()
+        threshold = self.threshold if self.config.architecture == "jumprelu" else self.topk_threshold
+        return h_BF.masked_fill_(h_BF <= threshold, 0).relu_()
+
+    def _k(self) -> int:
         if self.config.k is None:
             raise ModelError(f"a {self.config.architecture} autoencoder has no k")
-        value_BK, index_BK = torch.topk(h_BF, self.config.k, dim=-1, sorted=False)
-        return index_BK, value_BK
+        return int(self.config.k)
+
+    def _finished(self, r_BO: Tensor, x_BD: Tensor | None) -> Tensor:
+        """Bias, skip connection and the input's own normalisation on what the features add up to."""
+        r_BO = r_BO + self.b_dec
+        if self.config.skip:
+            if x_BD is None:
+                raise ModelError("a skip transcoder's decode needs the input too, decode(a_BF, x_BD)")
+            r_BO = r_BO + x_BD.to(self.W_skip.dtype) @ self.W_skip.T
+        scale_B1, shift_B1 = self._normaliser(x_BD)
+        return r_BO.float() if scale_B1 is None else r_BO.float() * scale_B1.float() + shift_B1.float()
 
     def _normaliser(self, x_BD: Tensor | None) -> tuple[Tensor, Tensor] | tuple[None, Tensor]:
         """What a token was divided by and what was subtracted before; (None, _) without normalisation."""
@@ -131,74 +210,14 @@ class SAE(nn.Module):
         return norm_B1 / math.sqrt(self.d_in), torch.zeros_like(norm_B1)
 
 
-@torch.no_grad()
-def create(d_in: int, d_sae: int, k: int, *, seed: int = 0, metadata: dict[str, object] | None = None) -> SAE:
-    """A fresh TopK autoencoder: decoder rows are random unit vectors, the encoder is their transpose.
-
-    It selects by h * ||W_dec|| (rescale_acts_by_decoder_norm), so that drifting decoder norms cannot change
-    which features win; fold_decoder_norm removes the norms at export.
-    """
-    config = SAEConfig(
-        "topk", d_in, d_sae, k=k, rescale_acts_by_decoder_norm=True, metadata=dict(metadata or {})
-    )
-    sae = SAE(config)
-    generator = torch.Generator().manual_seed(seed)
-    sae.W_dec.copy_(F.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1))
-    sae.W_enc.copy_(sae.W_dec.T)
-    return sae
+def _name_encoder_as_saelens(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    # Put back in its place: the order of keys is the order of bytes on disk.
+    for name in list(state):
+        tensor = state.pop(name)
+        ours = name == f"{prefix}W_enc_FD"
+        state[f"{prefix}W_enc" if ours else name] = tensor.t() if ours else tensor
 
 
-@torch.no_grad()
-def fold_input_scaling(sae: SAE, mean_D: Tensor, scale: float) -> SAE:
-    """A copy that takes raw activations, of an autoencoder trained on x' = (x - mean) * scale.
-
-    Same support on the same tokens, reconstruction in raw units. A TopK autoencoder that rescales by decoder
-    norms gives activations divided by `scale` (its decoder rows shrink by it); the others' stay the same. The
-    factor is kept in metadata as `input_scale`, the mean's norm as `input_mean_norm`.
-    """
-    if sae.config.normalize_activations != "none":
-        raise ModelError(
-            f"normalize_activations is {sae.config.normalize_activations}; it cannot be combined with a mean "
-            "and scale"
-        )
-    folded = _copy(sae)
-    mean_D = mean_D.to(folded.b_dec)
-    if not sae.config.apply_b_dec_to_input:
-        for name in FEATURE_PARAMETERS[sae.config.architecture]:
-            bias_F = getattr(folded, name)
-            if name in ("b_enc", "b_gate"):
-                bias_F.sub_(scale * mean_D @ sae.W_enc)
-            elif name == "b_mag":
-                bias_F.sub_(scale * mean_D @ (sae.W_enc * sae.r_mag.exp()))
-    folded.W_enc.mul_(scale)
-    folded.W_dec.div_(scale)
-    folded.b_dec.div_(scale).add_(mean_D)
-    metadata = sae.config.metadata | {"input_scale": scale, "input_mean_norm": float(mean_D.norm())}
-    folded.config = dataclasses.replace(sae.config, metadata=metadata)
-    return folded
-
-
-@torch.no_grad()
-def fold_decoder_norm(sae: SAE) -> SAE:
-    """A copy with unit decoder rows whose activations carry the norms; same support and reconstruction.
-
-    Refuses a TopK autoencoder that does not select by norm: its support would change.
-    """
-    if sae.config.architecture == "topk" and not sae.config.rescale_acts_by_decoder_norm:
-        raise ModelError(
-            "folding the decoder norms of a topk autoencoder that ignores them changes its support"
-        )
-    folded = _copy(sae)
-    norm_F = sae.W_dec.norm(dim=-1)
-    folded.W_dec.div_(norm_F[:, None])
-    folded.W_enc.mul_(norm_F)
-    for name in FEATURE_PARAMETERS[sae.config.architecture]:
-        if name != "r_mag":  # multiplies W_enc, which carries the norm already
-            getattr(folded, name).mul_(norm_F)
-    return folded
-
-
-def _copy(sae: SAE) -> SAE:
-    copy = SAE(sae.config).to(sae.W_enc)
-    copy.load_state_dict(sae.state_dict())
-    return copy
+def _name_encoder_as_we(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    if f"{prefix}W_enc" in state:
+        state[f"{prefix}W_enc_FD"] = state.pop(f"{prefix}W_enc").T

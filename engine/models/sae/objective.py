@@ -1,7 +1,6 @@
-"""The TopK training objective: reconstruct, and let dead features explain what is left.
+"""The training objective of every architecture behind one call.
 
-Source: Gao et al. 2024 (arXiv 2406.04093), scaled as in SAELens 6.54: AuxK is not divided by the variance.
-Legend: B tokens of a batch, D input width, F features, K active features.
+Legend: B tokens of a batch, D input width, O output width, F features.
 """
 
 from __future__ import annotations
@@ -10,10 +9,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from engine.models.errors import ModelError
+from engine.models.sae.config import SAEConfig
+from engine.models.sae.initialise import InitOptions, initialise
 from engine.models.sae.model import SAE
+from engine.models.sae.options import Knobs, ObjectiveOptions, Terms
+from engine.models.sae.penalised import gated_terms, jumprelu_terms, standard_terms
+from engine.models.sae.selection import Scratch
+from engine.models.sae.topk_family import topk_terms
 
 
 class SparseLoss(NamedTuple):
@@ -25,59 +29,87 @@ class SparseLoss(NamedTuple):
 
 
 class TrainingModule(nn.Module):
-    """A TopK autoencoder with its loss; `forward` is all a training loop calls."""
+    """An autoencoder with its loss; `forward` is all a training loop calls.
 
-    def __init__(self, sae: SAE, aux_coefficient: float = 1.0) -> None:
+    Attributes a recipe may set at any step: `k` (k-annealing; a fraction is an average over the batch in
+    BatchTopK and Matryoshka), `sparsity_coefficient` (warm-up), `target_l0` (quadratic JumpReLU). State
+    beside the weights is the buffer `sae.topk_threshold` of BatchTopK and Matryoshka: it follows the batches
+    of this process, so data-parallel workers average it; `calibrate_threshold` sets it at the end.
+
+    Raises ModelError for inputs that are normalised token by token and for options that do not fit.
+    """
+
+    def __init__(self, sae: SAE, options: ObjectiveOptions | None = None) -> None:
         super().__init__()
-        if sae.config.architecture != "topk":
-            raise ModelError(f"only topk autoencoders are trained here, not {sae.config.architecture}")
         if sae.config.normalize_activations != "none":
             raise ModelError("train on activations scaled beforehand (normalize_activations none)")
+        # A loaded encoder may lie the other way around in memory.
+        sae.W_enc_FD.data = sae.W_enc_FD.data.contiguous()
         self.sae = sae
-        self.aux_coefficient = aux_coefficient
+        self.options = options or ObjectiveOptions()
+        self.k = float(sae.config.k or 0)
+        self.sparsity_coefficient = self.options.sparsity_coefficient
+        self.target_l0 = self.options.target_l0
+        self._scratch = Scratch()
+        if sae.config.architecture == "matryoshka_batchtopk":
+            self.options.prefixes(sae.d_sae)
+        quadratic = sae.config.architecture == "jumprelu" and self.options.sparsity_mode == "quadratic"
+        if quadratic and not 0 < (self.target_l0 or 0) <= sae.d_sae:
+            raise ModelError(
+                f"target_l0 is {self.target_l0}; the quadratic penalty needs one up to {sae.d_sae}"
+            )
 
-    def forward(self, x_BD: Tensor, dead_F: Tensor | None = None) -> SparseLoss:
-        """Loss of a batch: squared error summed over D, mean over B, plus AuxK over the features of dead_F.
+    def forward(
+        self, x_BD: Tensor, dead_F: Tensor | None = None, target_BO: Tensor | None = None
+    ) -> SparseLoss:
+        """Loss of a batch: squared error summed over O, mean over B, plus the architecture's own terms.
 
-        dead_F: bool; None counts no feature as dead. Metrics: mse, aux, l0 and fvu (variance unexplained,
-        around the batch's mean).
+        dead_F: bool; None counts no feature as dead. target_BO: what a transcoder reconstructs; the input
+        otherwise. Metrics: mse, l0, fvu (variance unexplained, around the batch's mean), and, where they
+        exist, else 0: aux (AuxK, pre-activation loss, Gated's reconstruction by gates), sparsity; Matryoshka
+        adds inner (sum of the losses of the shorter prefixes), BatchTopK and Matryoshka the threshold.
         """
-        sae, x_BD = self.sae, x_BD.to(self.sae.W_enc.dtype)
-        h_BF = sae.pre_activations(sae.centred(x_BD))
-        index_BK, value_BK = sae.top_features(h_BF)
-        value_BK = value_BK.relu()
-        r_BD = self._decode(index_BK, value_BK) + sae.b_dec
-        mse = (r_BD - x_BD).pow(2).sum(-1).mean()
-        aux = self._aux_loss(h_BF, (x_BD - r_BD).detach(), dead_F)
-        with torch.no_grad():
-            fired_F = torch.zeros(sae.d_sae, dtype=torch.bool, device=x_BD.device)
-            fired_F[index_BK[value_BK > 0]] = True
-            variance = (x_BD - x_BD.mean(0)).pow(2).sum(-1).mean()
-            metrics = {
-                "mse": mse.detach(),
-                "aux": aux.detach(),
-                "fvu": mse / variance.clamp(min=torch.finfo(variance.dtype).tiny),
-                "l0": (value_BK > 0).sum(-1).float().mean(),
-            }
-        return SparseLoss(mse + aux, metrics, fired_F)
+        if (target_BO is None) != (self.sae.config.d_out is None):
+            raise ModelError("a target belongs to transcoders, and every transcoder needs one")
+        x_BD = x_BD.to(self.sae.W_enc.dtype)
+        y_BO = x_BD if target_BO is None else target_BO.to(self.sae.W_enc.dtype)
+        terms = self._terms(x_BD, y_BO, dead_F)
+        mse = (terms.r_BO - y_BO).pow(2).sum(-1).mean()
+        loss = mse + sum(terms.penalties.values())
+        return SparseLoss(loss, self._metrics(mse, terms, y_BO), terms.fired_F)
 
-    def _aux_loss(self, h_BF: Tensor, residual_BD: Tensor, dead_F: Tensor | None) -> Tensor:
-        """Squared error of the residual's reconstruction by the best dead features, not rectified.
+    def _terms(self, x_BD: Tensor, y_BO: Tensor, dead_F: Tensor | None) -> Terms:
+        knobs = Knobs(self.k, self.sparsity_coefficient, self.target_l0)
+        sae, options = self.sae, self.options
+        if sae.config.architecture == "standard":
+            return standard_terms(sae, options, knobs, x_BD, dead_F)
+        if sae.config.architecture == "gated":
+            return gated_terms(sae, options, knobs, x_BD, y_BO, dead_F)
+        if sae.config.architecture == "jumprelu":
+            return jumprelu_terms(sae, options, knobs, x_BD, dead_F)
+        return topk_terms(sae, options, knobs, self._scratch, x_BD, y_BO, dead_F)
 
-        At most D/2 of them; with fewer dead features the loss counts less.
-        """
-        n_dead = 0 if dead_F is None else int(dead_F.sum())
-        if dead_F is None or n_dead == 0:
-            return h_BF.new_zeros(())
-        full = self.sae.d_in // 2
-        candidates_BF = h_BF.masked_fill(~dead_F, float("-inf"))
-        value_BK, index_BK = torch.topk(candidates_BF, min(full, n_dead), dim=-1, sorted=False)
-        error_BD = self._decode(index_BK, value_BK) - residual_BD
-        return self.aux_coefficient * min(n_dead / full, 1.0) * error_BD.pow(2).sum(-1).mean()
+    @torch.no_grad()
+    def _metrics(self, mse: Tensor, terms: Terms, y_BO: Tensor) -> dict[str, Tensor]:
+        variance = (y_BO - y_BO.mean(0)).pow(2).sum(-1).mean()
+        metrics = {
+            "mse": mse.detach(),
+            "aux": mse.new_zeros(()),
+            "sparsity": mse.new_zeros(()),
+            "fvu": mse.detach() / variance.clamp(min=torch.finfo(variance.dtype).tiny),
+            "l0": terms.l0.float(),
+        }
+        if "topk_threshold" in self.sae._buffers:
+            metrics["threshold"] = self.sae.topk_threshold.float()
+        return metrics | {name: penalty.detach() for name, penalty in terms.penalties.items()}
 
-    def _decode(self, index_BK: Tensor, value_BK: Tensor) -> Tensor:
-        """Sum of the active features' decoder rows, without bias; other rows are never touched."""
-        W_dec = self.sae.W_dec
-        if self.sae.config.rescale_acts_by_decoder_norm:
-            value_BK = value_BK * (1 / W_dec.norm(dim=-1))[index_BK]
-        return F.embedding_bag(index_BK, W_dec, per_sample_weights=value_BK, mode="sum")
+
+def objective(
+    config: SAEConfig,
+    options: ObjectiveOptions | None = None,
+    *,
+    init: InitOptions | None = None,
+    seed: int = 0,
+) -> TrainingModule:
+    """A fresh autoencoder of any architecture with its training loss."""
+    return TrainingModule(initialise(config, init, seed=seed), options)

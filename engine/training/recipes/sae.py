@@ -92,7 +92,8 @@ class SparseRecipe:
 
     def build(self, seed: int) -> SparseTraining:
         autoencoder = sae.create(self.source.width, self.width, self.k, seed=seed)
-        return SparseTraining(sae.TrainingModule(autoencoder, self.aux_coefficient), self.dead_after_tokens)
+        options = sae.ObjectiveOptions(aux_coefficient=self.aux_coefficient)
+        return SparseTraining(sae.TrainingModule(autoencoder, options), self.dead_after_tokens)
 
     def prepare(self, module: nn.Module, share: Share, device: torch.device) -> None:
         """Mean and scale of the activations, from at least 200,000 tokens drawn as for training."""

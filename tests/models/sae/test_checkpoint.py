@@ -46,7 +46,8 @@ def test_saving_twice_gives_the_same_bytes(directory: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "transcoder"}, "architecture 'transcoder' is not supported"),
+        ({"architecture": "temporal"}, "architecture 'temporal' is not supported"),
+        ({"architecture": "transcoder"}, "d_out is missing"),
         ({"normalize_activations": "covariance_whitening"}, "Fold it into the weights"),
         ({"k": 0}, "needs 1 <= k <= d_sae"),
         ({"dtype": "int8"}, "dtype 'int8'"),

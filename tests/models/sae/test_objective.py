@@ -52,7 +52,7 @@ def test_only_dead_features_learn_from_the_residual() -> None:
 
 def test_the_auxiliary_loss_counts_less_with_few_dead_features() -> None:
     coefficient_1, coefficient_2 = (
-        sae.TrainingModule(sae.create(16, 64, 4), aux_coefficient=c) for c in (1.0, 2.0)
+        sae.TrainingModule(sae.create(16, 64, 4), sae.ObjectiveOptions(aux_coefficient=c)) for c in (1.0, 2.0)
     )
     one = torch.arange(64) == 3
     aux = [training(batch(), one).metrics["aux"].item() for training in (coefficient_1, coefficient_2)]
@@ -69,6 +69,16 @@ def test_fired_features() -> None:
     assert found.fired_F.sum() <= 12
 
 
-def test_other_architectures_are_refused() -> None:
-    with pytest.raises(ModelError, match="only topk autoencoders are trained here, not jumprelu"):
-        sae.TrainingModule(sae.SAE(sae.SAEConfig("jumprelu", 4, 8)))
+def test_settings_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ModelError, match="train on activations scaled beforehand"):
+        sae.TrainingModule(sae.SAE(sae.SAEConfig("standard", 4, 8, normalize_activations="layer_norm")))
+    with pytest.raises(ModelError, match="the quadratic penalty needs one up to 8"):
+        sae.objective(sae.SAEConfig("jumprelu", 4, 8), sae.ObjectiveOptions(sparsity_mode="quadratic"))
+    for widths in ((), (4, 2), (4, 9)):
+        with pytest.raises(ModelError, match="expected ascending widths"):
+            sae.objective(
+                sae.SAEConfig("matryoshka_batchtopk", 4, 8, k=2),
+                sae.ObjectiveOptions(matryoshka_widths=widths),
+            )
+    with pytest.raises(ModelError, match="a target belongs to transcoders"):
+        sae.TrainingModule(sae.create(16, 64, 4))(batch(), target_BO=batch())
