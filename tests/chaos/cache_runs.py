@@ -22,9 +22,13 @@ def cache_command(
     return [sys.executable, "-m", "jobs.cache", *map(str, flags), *sizing, "--address", address, *extra]
 
 
+# Those of a test that failed would go on; the fixture `nothing_left_running` ends them.
+STARTED: list[subprocess.Popen[str]] = []
+
+
 def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         cwd=REPOSITORY,
         env=inherited | environment,
@@ -32,6 +36,8 @@ def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

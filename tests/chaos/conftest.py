@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.cache_runs import STARTED, cache_command, finish, kill, start
 from tests.chaos.namespaces import NamespaceCluster, why_not
 from tests.storage.faulty_store import faulty_store, object_store
+from tests.streaming.in_process import hashes
 from tests.streaming.inputs import geneformer_model, genes, small_counts, small_store, tahoe_model
 
 __all__ = [
@@ -20,6 +22,15 @@ __all__ = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            kill(process)
+
+
 @pytest.fixture(scope="session")
 def slow_model(genes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Tahoe-x1 large enough that a run over the small store lasts until something happens to it."""
@@ -29,6 +40,15 @@ def slow_model(genes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
     directory = tmp_path_factory.mktemp("models") / "slow"
     models.save(tahoe.create(genes, d_model=128, n_layers=3, n_heads=4, max_tokens=512, seed=1), directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def quiet(small_store: Path, slow_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What one machine makes of the small store when nothing happens: object -> hash."""
+    output = tmp_path_factory.mktemp("quiet") / "cache"
+    code, messages = finish(start(cache_command(small_store, slow_model, output)))
+    assert code == 0, messages
+    return hashes(output)
 
 
 @pytest.fixture(scope="module")

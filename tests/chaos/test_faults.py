@@ -26,15 +26,6 @@ pytestmark = pytest.mark.slow
 TROUBLE = {"SlowDown": 0.15, "InternalError": 0.03, "reset": 0.03, "lost": 0.03, "cut": 0.03, "slow": 0.1}
 
 
-@pytest.fixture(scope="module")
-def expected(small_store: Path, slow_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of a run to which nothing happens."""
-    output = tmp_path_factory.mktemp("quiet") / "cache"
-    code, messages = finish(start(cache_command(small_store, slow_model, output)))
-    assert code == 0, messages
-    return hashes(output)
-
-
 def intact_members(output: Path | str) -> int:
     """How many members are committed; each of their objects holds what the record says."""
     records = list(Dataset.open(str(output)).records())
@@ -72,7 +63,7 @@ def fill(disk: Path) -> Path:
                 return filler
 
 
-def test_the_disk_becomes_full(small_store, slow_model, small_disk, expected):
+def test_the_disk_becomes_full(small_store, slow_model, small_disk, quiet):
     output = small_disk / "cache"
     command = cache_command(small_store, slow_model, output)
     running = start(command)
@@ -88,7 +79,7 @@ def test_the_disk_becomes_full(small_store, slow_model, small_disk, expected):
     filler.unlink()
     code, messages = finish(start(command))
     assert code == 0, messages
-    assert hashes(output) == expected
+    assert hashes(output) == quiet
 
 
 def test_output_that_cannot_be_written_is_refused(small_store, slow_model, small_disk):
@@ -99,7 +90,7 @@ def test_output_that_cannot_be_written_is_refused(small_store, slow_model, small
     assert "Traceback" not in messages
 
 
-def test_a_member_that_kills_its_encoder(small_store, slow_model, tmp_path, expected):
+def test_a_member_that_kills_its_encoder(small_store, slow_model, tmp_path, quiet):
     command = cache_command(small_store, slow_model, tmp_path / "cache")
     poisoned = [*command[:2], "tests.chaos.poisoned_cache", *command[3:]]
     code, messages = finish(start(poisoned))
@@ -109,7 +100,7 @@ def test_a_member_that_kills_its_encoder(small_store, slow_model, tmp_path, expe
     assert intact_members(tmp_path / "cache") >= 1
     code, messages = finish(start(command))
     assert code == 0, messages
-    assert hashes(tmp_path / "cache") == expected
+    assert hashes(tmp_path / "cache") == quiet
 
 
 @pytest.fixture
@@ -128,17 +119,17 @@ def remote_hashes(output: str) -> dict[str, str]:
     }
 
 
-def test_a_store_in_trouble(faulty_store, remote, slow_model, expected):
+def test_a_store_in_trouble(faulty_store, remote, slow_model, quiet):
     faulty_store.trouble = TROUBLE
     code, messages = finish(start(cache_command(f"{remote}/cells", slow_model, f"{remote}/cache")))
     assert code == 0, messages
     met = dict(faulty_store.met)
     faulty_store.calm()
     assert min(met[fault] for fault in TROUBLE) > 0, met
-    assert remote_hashes(f"{remote}/cache") == expected
+    assert remote_hashes(f"{remote}/cache") == quiet
 
 
-def test_a_store_that_goes_down(faulty_store, remote, slow_model, expected):
+def test_a_store_that_goes_down(faulty_store, remote, slow_model, quiet):
     command = cache_command(f"{remote}/cells", slow_model, f"{remote}/cache")
     running = start(command, SYNCYTIUM_STORE_ATTEMPTS="4")
     while not any("member-" in name for name in Location.of(f"{remote}/cache").list()):
@@ -152,4 +143,4 @@ def test_a_store_that_goes_down(faulty_store, remote, slow_model, expected):
     assert intact_members(f"{remote}/cache") >= 1
     code, messages = finish(start(command))
     assert code == 0, messages
-    assert remote_hashes(f"{remote}/cache") == expected
+    assert remote_hashes(f"{remote}/cache") == quiet
