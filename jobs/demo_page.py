@@ -26,7 +26,7 @@ from engine.interpret.tables import Tables
 from engine.training.metrics import read_metrics
 from storage.embeddings import Embeddings
 from storage.errors import DamagedDataset
-from storage.features import FeatureTables
+from storage.features import TABLES, FeatureTables
 from storage.locations import Location
 
 PAGE = "index.html"
@@ -142,7 +142,7 @@ def content_of(made: Made, measures: dict[str, float], lineage: str, seed: int) 
         cells=CellMap(
             names.cell_names, label.labels, label.code_C.tolist(), umap_projection(embeddings.X, seed)
         ),
-        tables=Tables(features.features, features.top_genes, features.top_cells, features.labels),
+        tables=Tables(**{name: features.table(name) for name in TABLES}),
         peak_CF=peak_activations(inputs),
         curves=_curves(made),
         measures=_measures(measures, embeddings.width),

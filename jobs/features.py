@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jobs.anatomy import JobOptions, Outcome, ProgressLine, launch
 from storage.errors import InputError
@@ -28,18 +29,28 @@ class Options(JobOptions):
     """Cells listed per feature."""
     min_gene_tokens: int = 1
     """Leave genes with fewer tokens than this out of the ranking; a mean over two tokens says little."""
+    score: Literal["mean", "expression", "lift", "t"] = "mean"
+    """Ranks the genes: mean activation where the gene occurs; sum of activation x expression (as sae-genomics
+    does); how much likelier the feature fires on the gene; Student's t against all other tokens."""
+    partners: int = 10
+    """Features listed per feature that fire together with it. 0: none."""
+    sample_tokens: int = 65_536
+    """Tokens sampled to find them."""
+    ranges: int | None = None
+    """Ranges of features worked on separately, each with its own files. Default: one per 8,192 features."""
+    sae_genomics: bool = True
+    """Write the two JSON files; with a million features they take gigabytes."""
 
 
 def run(options: Options) -> Outcome:
+    from engine.interpret.cached_pass import CachedPass
     from engine.interpret.inputs import FeatureInputs
     from engine.interpret.run import FeatureOptions, explain
+    from engine.interpret.tables import TableOptions
 
     output = options.output_location
-    for flag in ("top_genes", "top_cells", "min_gene_tokens"):
-        if getattr(options, flag) < 1:
-            raise InputError(
-                f"--{flag.replace('_', '-')} is {getattr(options, flag)}; it must be at least 1."
-            )
+    _require_at_least(options, 1, "top_genes", "top_cells", "min_gene_tokens", "sample_tokens", "ranges")
+    _require_at_least(options, 0, "partners")
     inputs = FeatureInputs.open(
         options.sae,
         options.cache,
@@ -50,7 +61,15 @@ def run(options: Options) -> Outcome:
     )
     result = explain(
         inputs,
-        FeatureOptions(options.top_genes, options.top_cells, options.min_gene_tokens),
+        CachedPass(inputs),
+        FeatureOptions(
+            TableOptions(options.top_genes, options.score, options.min_gene_tokens, options.partners),
+            top_cells=options.top_cells,
+            sample_tokens=options.sample_tokens,
+            seed=options.seed,
+            ranges=options.ranges,
+            sae_genomics=options.sae_genomics,
+        ),
         output,
         address=options.address,
         overwrite=options.overwrite,
@@ -61,11 +80,18 @@ def run(options: Options) -> Outcome:
         lineage=result.snapshot.lineage_id,
         counts_in={"tokens": inputs.cache.n_tokens, "cells": inputs.n_cells, "features": inputs.n_features},
         counts_out={"features_fired": facts["n_features_fired"], "gene_tokens": facts["n_gene_tokens"]},
-        throughput={"tokens_per_second": round(result.n_tokens / max(result.seconds, 1e-9), 1)},
+        throughput={"tokens_per_second": round(result.spent.tokens / max(result.seconds, 1e-9), 1)},
         facts={"hook": inputs.hook, "label": options.label, **facts},
         did_work=result.did_work,
-        peak_memory_bytes=result.peak_memory_bytes,
+        peak_memory_bytes=result.spent.peak_memory_bytes,
     )
+
+
+def _require_at_least(options: Options, least: int, *flags: str) -> None:
+    for flag in flags:
+        value = getattr(options, flag)
+        if value is not None and value < least:
+            raise InputError(f"--{flag.replace('_', '-')} is {value}; it must be at least {least}.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,62 +1,80 @@
 """Feature tables: what each feature of a sparse autoencoder fires on, as parquet tables and JSON products.
 
-    features.parquet     one row per feature, fired or not
-    top_genes.parquet    rows (feature, rank): the genes a feature fires on most
-    top_cells.parquet    rows (feature, rank): the cells it fires on most
-    labels.parquet       rows (feature, label): enrichment of a label among the cells it fires on
-    *.json               products in formats that other tools read
+    features/<range>.parquet     one row per feature, fired or not
+    top_genes/<range>.parquet    rows (feature, rank): the genes a feature fires on most
+    top_cells/<range>.parquet    rows (feature, rank): the cells it fires on most
+    labels/<range>.parquet       rows (feature, label): enrichment of a label among the cells it fires on
+    histograms/<range>.parquet   rows (feature, bin): how many tokens it fires on how strongly
+    partners/<range>.parquet     rows (feature, rank): the features it fires together with
+    genes.parquet                one row per gene of the vocabulary
+    *.json                       products in formats that other tools read
 
-One member holds them all: they come out of one merge, and a reader wants all or none. Columns belong to
-whoever computes them (`engine.interpret`).
+A member is a range of features, so nobody needs to hold the tables of a million features at once;
+`pandas.read_parquet(OUTPUT/features)` reads all ranges of one table. Columns belong to whoever computes them
+(`engine.interpret`).
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
 
-from storage.commits import Dataset, MemberPlan, Snapshot, open_snapshot
+from storage.commits import Dataset, MemberPlan, Record, Snapshot, open_snapshot
 from storage.errors import InputError
 from storage.locations import Location
 
 KIND = "features"
-TABLES = ("features", "top_genes", "top_cells", "labels")
-_MEMBER = "tables"
+TABLES = ("features", "top_genes", "top_cells", "labels", "histograms", "partners")
+GENES = "genes.parquet"
 
 
-def plan_tables(location: Location | str, lineage: Mapping[str, Any], *, overwrite: bool = False) -> Dataset:
-    """Start (or take up) a feature dataset. Raises what `Dataset.plan` raises."""
-    return Dataset.plan(
-        location, kind=KIND, lineage=lineage, members=[MemberPlan(_MEMBER)], overwrite=overwrite
-    )
+def plan_tables(
+    location: Location | str, lineage: Mapping[str, Any], edges: Sequence[int], *, overwrite: bool = False
+) -> Dataset:
+    """Start (or take up) a feature dataset; ranges of features lie between `edges`. Raises what
+    `Dataset.plan` raises.
+    """
+    members = [
+        MemberPlan(f"{number:05d}", {"first": first, "stop": stop})
+        for number, (first, stop) in enumerate(pairwise(edges))
+    ]
+    return Dataset.plan(location, kind=KIND, lineage=lineage, members=members, overwrite=overwrite)
 
 
-def write_tables(
+def write_range(
     dataset: Dataset,
+    key: str,
     tables: Mapping[str, pd.DataFrame],
-    products: Mapping[str, bytes] | None = None,
     facts: Mapping[str, Any] | None = None,
-) -> Snapshot:
-    """Commit the tables (those of `TABLES`, and more if wanted) and products (by file name), and finish.
+    products: Mapping[str, bytes] | None = None,
+) -> Record:
+    """Commit the tables of one range (those of `TABLES`) and its products (by file name).
 
-    Row order is kept, the index is not. Raises ValueError when one of `TABLES` is missing.
+    Row order is kept, the index is not. Raises ValueError when a table is missing.
     """
     missing = [name for name in TABLES if name not in tables]
     if missing:
         raise ValueError(
             f"feature tables without {', '.join(missing)}; an empty table has its columns and no rows"
         )
-    writer = dataset.member(_MEMBER)
-    for name, table in tables.items():
-        writer.put(f"{name}.parquet", _parquet(table))
+    writer = dataset.member(key)
+    for name in TABLES:
+        writer.put(f"{name}/{key}.parquet", parquet(tables[name]))
     for name, content in (products or {}).items():
         writer.put(name, content)
-    writer.commit({f"n_{name}": len(tables[name]) for name in tables})
-    return dataset.finish(facts=facts)
+    return writer.commit({f"n_{name}": len(tables[name]) for name in TABLES} | dict(facts or {}))
+
+
+def finish_tables(
+    dataset: Dataset, genes: pd.DataFrame, products: Mapping[str, bytes], facts: Mapping[str, Any]
+) -> Snapshot:
+    """Write what is about all ranges, and finish. Raises InputError when a range is missing."""
+    return dataset.finish({GENES: parquet(genes), **products}, facts)
 
 
 class FeatureTables:
@@ -94,9 +112,19 @@ class FeatureTables:
     def labels(self) -> pd.DataFrame:
         return self.table("labels")
 
-    def table(self, name: str) -> pd.DataFrame:
-        """Any table by name, read anew. Raises InputError, DamagedDataset."""
-        return pd.read_parquet(io.BytesIO(self.product(f"{name}.parquet")))
+    @cached_property
+    def genes(self) -> pd.DataFrame:
+        """One row per token id: gene_id, gene_name, tokens seen, expression."""
+        return pd.read_parquet(io.BytesIO(self.product(GENES)))
+
+    @property
+    def ranges(self) -> list[str]:
+        """Keys of the ranges of features, ascending."""
+        return [record.key for record in self.snapshot.members]
+
+    def table(self, name: str, ranges: Sequence[str] | None = None) -> pd.DataFrame:
+        """One of `TABLES`, read anew: all of it, or some ranges. Raises InputError, DamagedDataset."""
+        return read_table(self.snapshot, name, self.ranges if ranges is None else ranges)
 
     def product(self, name: str) -> bytes:
         """Any object by file name, hash-checked. Raises InputError, DamagedDataset."""
@@ -108,7 +136,19 @@ class FeatureTables:
         return self.snapshot.read(name)
 
 
-def _parquet(table: pd.DataFrame) -> bytes:
+def read_table(dataset: Dataset | Snapshot, name: str, ranges: Sequence[str]) -> pd.DataFrame:
+    """The rows of some ranges of one table, finished or not. Raises InputError for an unknown table."""
+    if name not in TABLES:
+        raise InputError(f"{dataset.location}: no table {name}; there are {', '.join(TABLES)}")
+    location = dataset.location
+    read = dataset.read if isinstance(dataset, Snapshot) else location.read
+    parts = [pd.read_parquet(io.BytesIO(read(f"{name}/{key}.parquet"))) for key in ranges]
+    # An empty part would decide the types of columns it says nothing about.
+    filled = [part for part in parts if len(part)] or parts[:1]
+    return pd.concat(filled, ignore_index=True)
+
+
+def parquet(table: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.to_parquet(buffer, compression="zstd", index=False)
     return buffer.getvalue()

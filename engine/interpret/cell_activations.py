@@ -5,13 +5,15 @@ Shape legend: T tokens, D width, C cells, F features.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine.interpret.features import FeatureEncoder, Integers, whole_cell_chunks
+from engine.interpret.codes import FeatureEncoder, sparse_codes
 from engine.interpret.inputs import FeatureInputs
-from engine.interpret.runs import Float32, segments
+from engine.interpret.runs import Float32
 from engine.models import sae
 from storage.checkpoints import local_copy
 
@@ -31,16 +33,11 @@ def add_peaks(
     peak_CF: Float32,
     encoder: FeatureEncoder,
     x_TD: torch.Tensor,
-    cell_T: Integers,
+    cell_T: npt.NDArray[np.integer[Any]],
     kept_T: npt.NDArray[np.bool_],
 ) -> None:
     """Raise `peak_CF` to the activations of the kept tokens, whose cells are rows of it."""
     rows_T = np.flatnonzero(kept_T)
-    rows_T = rows_T[np.argsort(cell_T[rows_T], kind="stable")]
-    cells = cell_T[rows_T].astype(np.int64)
-    for start, stop in whole_cell_chunks(cells):
-        with torch.inference_mode():
-            a_TF = encoder.encode(x_TD[torch.from_numpy(rows_T[start:stop])].float()).numpy()
-        starts_C = segments(cells[start:stop])
-        cell_C = cells[start:stop][starts_C]
-        peak_CF[cell_C] = np.maximum(peak_CF[cell_C], np.maximum.reduceat(a_TF, starts_C, axis=0))
+    codes = sparse_codes(encoder, x_TD[torch.from_numpy(rows_T)], peak_CF.shape[1])
+    cell_N = np.repeat(cell_T[rows_T].astype(np.int64), np.diff(codes.indptr))
+    np.maximum.at(peak_CF, (cell_N, codes.indices), codes.data)

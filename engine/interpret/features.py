@@ -1,150 +1,75 @@
-"""What each feature of a sparse autoencoder fires on: one streaming pass over an activation cache.
+"""Looking at tokens: from the codes of some cells to the state of a feature pass.
 
-The pass looks at one cache member at a time (`observe`) and returns a small state; states merge exactly, in
-any order and any grouping (`merge`), so members can be spread over any number of workers. Sums of activations
-are kept as integers in units of a resolution fixed before the pass: integer addition is associative, float
-addition is not. Tokens that are not genes (<cls>, <pad>, masks) are left out by their class, never by the
-sign or size of their id.
+Tokens that are not genes (<cls>, <pad>, masks) are left out by their class, never by the sign or size of
+their id. Nothing loops over tokens or features: codes are turned feature by feature with a counting sort
+(CSR to CSC), once with tokens ordered by gene and once by cell, and every sum is a segment of the result.
 
-Shape legend: T tokens, D width of the encoder, F features, G token ids of the vocabulary, L labels, C cells
-of a chunk, N activations above zero, S distinct (feature, cell) pairs.
+Shape legend: T tokens, F features, G token ids of the vocabulary, C cells, N activations above zero,
+S distinct (feature, cell) pairs.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from scipy import sparse
 
+from engine.interpret.levels import BINS, exact_level, log_bin
 from engine.interpret.runs import (
-    MANTISSA_BITS,
     Float32,
+    Float64,
+    Int32,
     Int64,
-    LevelRun,
     PairRun,
     RankedCells,
-    activation_level,
-    empty_levels,
-    empty_pairs,
-    empty_ranked,
-    level_count,
-    merge_levels,
+    TokenSample,
+    counted,
+    merge_counts,
     merge_pairs,
     merge_ranked,
+    merge_samples,
+    reduce_pairs,
+    segment_sums,
     segments,
 )
+from engine.interpret.state import EXPRESSION_UNIT, FeatureState, FeatureTotals, PassPlan, TokenTotals
+from engine.streaming.draws import token_draws
 
 Integers = npt.NDArray[np.integer[Any]]
 
 NO_LABEL = -1
-CHUNK_TOKENS = 8192
-"""Tokens looked at together; a chunk holds whole cells, so a single longer cell makes a longer chunk."""
-DENSE_BYTES = 64 << 20
-"""Size of the only array of the pass that is tokens x features."""
-EXACT_UP_TO = 1 << 26
-"""Cells x features up to which every activation keeps its own level: at most 1 GB of occupied keys."""
-COARSE_BITS = 4
-COMPACT_AT = 4 << 20
-"""Keys collected before runs are merged: rarer merges sort less in total, 4 Mi pairs take 112 MB."""
-SAMPLE_TOKENS = 1024
+CHUNK_TOKENS = 32_768
+"""Tokens looked at together, whole cells only: 2 Mi activations at 64 a token, a few hundred MB at work."""
+COMPACT_AT = 8 << 20
+"""Entries collected before runs are merged: rarer merges sort less in total, 8 Mi pairs take 300 MB."""
+_SAMPLE_STREAM = 2
+"""Draws of `token_draws` that neither the sample of long cells nor the order of a cache uses."""
+_POSITION_BITS = 24
 
 
-class FeatureEncoder(Protocol):
-    """The part of a sparse autoencoder the pass needs."""
+class GeneTokens(NamedTuple):
+    """Where tokens come from, and how strongly their genes are expressed; whole cells, in any order."""
 
-    def encode(self, x_TD: torch.Tensor, /) -> torch.Tensor: ...
+    cell_T: Integers
+    """Row of the cell in the store."""
+    gene_T: Integers
+    """Token id."""
+    position_T: Integers
+    """Place within the cell: with the cell, the token's identity."""
+    expression_T: Float32
 
-
-@dataclass(frozen=True)
-class PassPlan:
-    """What all members of one pass share; states merge only under the same plan."""
-
-    n_features: int
-    n_genes: int
-    """Size of the vocabulary; the token ids of the cache are below it."""
-    n_labels: int = 0
-    top_cells: int = 100
-    resolution: float = 2.0**-20
-    """Unit in which activations are summed, a power of two (see `choose_resolution`)."""
-    level_bits: int = MANTISSA_BITS
-    """Mantissa bits kept per cell and feature for AUROC: 23 is exact, fewer bound the memory."""
+    def at(self, rows: Integers | slice) -> GeneTokens:
+        return GeneTokens(
+            self.cell_T[rows], self.gene_T[rows], self.position_T[rows], self.expression_T[rows]
+        )
 
 
-@dataclass(frozen=True)
-class FeatureState:
-    """Exactly mergeable result of the pass over some members of the cache.
-
-    `occurrences_G` counts the tokens of each gene, whether a feature fired on them or not; `cells_F` the
-    cells each feature fired in; `label_cells_L` the cells of each label seen. `spans` are the cell ranges
-    looked at, kept to refuse counting a cell twice.
-    """
-
-    plan: PassPlan
-    spans: tuple[tuple[int, int], ...]
-    n_cells: int
-    occurrences_G: Int64
-    cells_F: Int64
-    label_cells_L: Int64
-    pairs: PairRun
-    levels: LevelRun
-    ranked: RankedCells
-
-    @property
-    def n_tokens(self) -> int:
-        """Gene tokens looked at."""
-        return int(self.occurrences_G.sum())
-
-
-def choose_resolution(sae: FeatureEncoder, x_TD: torch.Tensor) -> float:
-    """A power of two 2^24 below the largest activation of a sample: finer than float32 keeps of it.
-
-    Sums then overflow 63 bits only after 5e11 tokens at the sample's maximum.
-    """
-    with torch.inference_mode():
-        peak = float(sae.encode(x_TD[:SAMPLE_TOKENS].float()).max()) if len(x_TD) else 0.0
-    return 2.0 ** (math.ceil(math.log2(peak)) - 24) if peak > 0 else PassPlan.resolution
-
-
-def level_bits_for(n_cells: int, n_features: int) -> int:
-    """Exact levels while one per cell and feature fits in memory, else 16 levels an octave."""
-    return MANTISSA_BITS if n_cells * n_features <= EXACT_UP_TO else COARSE_BITS
-
-
-def observe(
-    plan: PassPlan,
-    sae: FeatureEncoder,
-    x_TD: torch.Tensor,
-    cell_T: Integers,
-    gene_T: Integers,
-    is_gene_G: npt.NDArray[np.bool_],
-    label_of_cell: Integers | None = None,
-) -> FeatureState:
-    """Look at one member: activations `x_TD`, global cell row and token id of each token, in any order.
-
-    `is_gene_G` says which token ids are genes; `label_of_cell` holds a label number per cell row of the whole
-    store, -1 for cells without one (they count everywhere except in the label tables).
-    """
-    keep_T = np.flatnonzero(is_gene_G[gene_T])
-    # Whole cells together: then each (feature, cell) pair is final when its chunk is.
-    keep_T = keep_T[np.lexsort((gene_T[keep_T], cell_T[keep_T]))]
-    cells = cell_T[keep_T].astype(np.int64)
-    genes = gene_T[keep_T].astype(np.int64)
-    collector = _Collector(plan)
-    for start, stop in whole_cell_chunks(cells):
-        rows_T = torch.from_numpy(keep_T[start:stop])
-        fired = _fire(plan, sae, x_TD, rows_T)
-        collector.add(cells[start:stop], genes[start:stop], fired, label_of_cell)
-    return collector.state(cells, genes)
-
-
-def whole_cell_chunks(sorted_cells: Int64) -> Iterator[tuple[int, int]]:
-    """Token ranges of about CHUNK_TOKENS that never cut a cell."""
+def whole_cell_chunks(sorted_cells: Integers) -> Iterator[tuple[int, int]]:
+    """Token ranges of about CHUNK_TOKENS that never cut a cell; a single longer cell makes a longer chunk."""
     edges = np.append(segments(sorted_cells), sorted_cells.size)
     start = 0
     while start < sorted_cells.size:
@@ -156,146 +81,172 @@ def whole_cell_chunks(sorted_cells: Int64) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-@dataclass(frozen=True)
-class _Fired:
-    """The activations above zero of a chunk; `units_N` are they in multiples of the resolution."""
+class _ByFeature(NamedTuple):
+    """Activations ordered by feature, and within a feature by a chosen order of tokens."""
 
-    row_N: Int64
-    feature_N: Int64
+    feature_N: Int32
+    token_N: Int32
     value_N: Float32
     units_N: Int64
 
 
-def _fire(plan: PassPlan, sae: FeatureEncoder, x_TD: torch.Tensor, rows_T: torch.Tensor) -> _Fired:
-    rows_at_once = max(1, DENSE_BYTES // (4 * plan.n_features))
-    row_parts, feature_parts, value_parts = [], [], []
-    with torch.inference_mode():
-        for start in range(0, len(rows_T), rows_at_once):
-            a_TF = sae.encode(x_TD[rows_T[start : start + rows_at_once]].float())
-            if not math.isfinite(float(a_TF.sum())):
-                raise ValueError(
-                    "The activations hold NaN or infinity: the cache or the autoencoder is damaged."
-                )
-            row_N, feature_N = torch.nonzero(a_TF > 0, as_tuple=True)
-            row_parts.append(row_N.numpy() + start)
-            feature_parts.append(feature_N.numpy())
-            value_parts.append(a_TF[row_N, feature_N].float().numpy())
-    value_N = np.concatenate(value_parts)
-    units_N = np.rint(value_N.astype(np.float64) / plan.resolution).astype(np.int64)
-    return _Fired(np.concatenate(row_parts), np.concatenate(feature_parts), value_N, units_N)
-
-
 @dataclass
-class _Collector:
-    """Runs gathered from the chunks of one member, merged now and then to stay small."""
+class Observer:
+    """Gathers the state of one member of a pass, chunk by chunk; runs are merged now and then to stay small.
+
+    label_of_cell: a label number per cell row of the whole store, -1 for cells without one (they count
+    everywhere except in the label tables).
+    """
 
     plan: PassPlan
-    pairs: list[PairRun] = field(default_factory=list)
-    levels: list[LevelRun] = field(default_factory=list)
-    ranked: list[RankedCells] = field(default_factory=list)
-    cells_F: Int64 = field(init=False)
-    label_cells_L: Int64 = field(init=False)
-    n_cells: int = 0
+    label_of_cell: Integers | None = None
+    runs: dict[str, list[Any]] = field(init=False)
     waiting: int = 0
 
     def __post_init__(self) -> None:
-        self.cells_F = np.zeros(self.plan.n_features, np.int64)
-        self.label_cells_L = np.zeros(self.plan.n_labels, np.int64)
+        plan = self.plan
+        self.runs = {"pairs": [], "bins": [], "levels": [], "ranked": [], "sample": []}
+        self.cells_F, self.squares_F = np.zeros((2, plan.n_features), np.int64)
+        self.tokens_G, self.expression_G = np.zeros((2, plan.n_genes), np.int64)
+        self.label_cells_L = np.zeros(plan.n_labels, np.int64)
+        self.counts = np.zeros(3, np.int64)
+        self.span: tuple[int, int] | None = None
 
-    def add(self, cell_T: Int64, gene_T: Int64, fired: _Fired, label_of_cell: Integers | None) -> None:
-        """Fold one chunk of whole cells in."""
-        starts_C = segments(cell_T)
-        cell_C = cell_T[starts_C]
-        tokens_C = np.diff(np.append(starts_C, cell_T.size))
-        self.n_cells += cell_C.size
-        key_N = fired.feature_N * self.plan.n_genes + gene_T[fired.row_N]
-        one_N = np.ones(key_N.size, np.int64)
-        self.pairs.append(merge_pairs([PairRun(key_N, one_N, fired.units_N, fired.value_N)]))
-
-        slot_T = np.repeat(np.arange(cell_C.size), tokens_C)
-        key_N = fired.feature_N * cell_C.size + slot_T[fired.row_N]
-        by_cell = merge_pairs([PairRun(key_N, one_N, fired.units_N, fired.value_N)])
-        feature_S, slot_S = np.divmod(by_cell.key_P, max(cell_C.size, 1))
-        mean_S = by_cell.total_P * self.plan.resolution / tokens_C[slot_S]
-        self.cells_F += np.bincount(feature_S, minlength=self.plan.n_features)
-        chunk_ranked = RankedCells(feature_S, cell_C[slot_S], by_cell.peak_P, mean_S)
-        self.ranked.append(merge_ranked([chunk_ranked], self.plan.top_cells))
-        if label_of_cell is not None:
-            self._add_levels(feature_S, by_cell.peak_P, label_of_cell[cell_C].astype(np.int64), slot_S)
-        self.waiting += key_N.size
+    def add(self, tokens: GeneTokens, codes: sparse.csr_matrix) -> None:
+        """Fold in whole cells that were not added before. `codes`: the activations above zero, [T, F]."""
+        if not len(tokens.cell_T):
+            return
+        self._add_tokens(tokens)
+        self._add_genes(tokens, codes)
+        self._add_cells(tokens, codes)
+        if self.plan.sample_share:
+            self._add_sample(tokens, codes)
+        self.waiting += codes.nnz
         if self.waiting > COMPACT_AT:
             self._compact()
 
-    def _add_levels(self, feature_S: Int64, peak_S: Float32, label_C: Int64, slot_S: Int64) -> None:
-        self.label_cells_L += np.bincount(label_C[label_C != NO_LABEL], minlength=self.plan.n_labels)
-        label_S = label_C[slot_S]
-        known_S = label_S != NO_LABEL
-        pair_S = feature_S[known_S] * self.plan.n_labels + label_S[known_S]
-        level_S = activation_level(peak_S[known_S], self.plan.level_bits)
-        key_S = pair_S * level_count(self.plan.level_bits) + level_S
-        self.levels.append(merge_levels([LevelRun(key_S, np.ones(key_S.size, np.int64))]))
-
-    def _compact(self) -> None:
-        self.pairs = [merge_pairs(self.pairs)]
-        self.levels = [merge_levels(self.levels)]
-        self.ranked = [merge_ranked(self.ranked, self.plan.top_cells)]
-        self.waiting = 0
-
-    def state(self, cells: Int64, genes: Int64) -> FeatureState:
+    def state(self) -> FeatureState:
+        """What was seen so far."""
         self._compact()
+        plan = self.plan
         return FeatureState(
-            plan=self.plan,
-            spans=((int(cells[0]), int(cells[-1])),) if cells.size else (),
-            n_cells=self.n_cells,
-            occurrences_G=np.bincount(genes, minlength=self.plan.n_genes).astype(np.int64),
-            cells_F=self.cells_F,
-            label_cells_L=self.label_cells_L,
-            pairs=self.pairs[0],
-            levels=self.levels[0],
-            ranked=self.ranked[0],
+            plan,
+            TokenTotals(
+                spans_C2=np.array([self.span] if self.span else np.empty((0, 2)), np.int64),
+                counts=self.counts,
+                tokens_G=self.tokens_G,
+                expression_G=self.expression_G,
+                label_cells_L=self.label_cells_L,
+                sample=self.runs["sample"][0],
+            ),
+            FeatureTotals(
+                extent=np.array([0, plan.n_features], np.int64),
+                cells_F=self.cells_F,
+                squares_F=self.squares_F,
+                pairs=self.runs["pairs"][0],
+                bins=self.runs["bins"][0],
+                levels=self.runs["levels"][0],
+                ranked=self.runs["ranked"][0],
+            ),
         )
 
+    def _add_tokens(self, tokens: GeneTokens) -> None:
+        first, last = int(tokens.cell_T.min()), int(tokens.cell_T.max())
+        self.span = (
+            (first, last) if self.span is None else (min(first, self.span[0]), max(last, self.span[1]))
+        )
+        self.tokens_G += np.bincount(tokens.gene_T, minlength=self.plan.n_genes)
+        units_T = np.rint(tokens.expression_T / EXPRESSION_UNIT)
+        # bincount adds float64; sums of integers below 2^53 are exact.
+        self.expression_G += np.bincount(tokens.gene_T, weights=units_T, minlength=self.plan.n_genes).astype(
+            np.int64
+        )
+        self.counts[1] += np.count_nonzero(tokens.expression_T == 0)
 
-def empty_state(plan: PassPlan) -> FeatureState:
-    """The neutral element of `merge`."""
-    return FeatureState(
-        plan=plan,
-        spans=(),
-        n_cells=0,
-        occurrences_G=np.zeros(plan.n_genes, np.int64),
-        cells_F=np.zeros(plan.n_features, np.int64),
-        label_cells_L=np.zeros(plan.n_labels, np.int64),
-        pairs=empty_pairs(),
-        levels=empty_levels(),
-        ranked=empty_ranked(),
-    )
+    def _add_genes(self, tokens: GeneTokens, codes: sparse.csr_matrix) -> None:
+        """Sums per (feature, gene), sums of squares and the histogram of activations."""
+        order = np.argsort(tokens.gene_T, kind="stable")
+        fired = self._by_feature(codes, order)
+        gene_T, expression_T = tokens.gene_T[order], tokens.expression_T[order]
+        value_N = fired.value_N.astype(np.float64)
+        weighted_N = np.rint(value_N * expression_T[fired.token_N] / self.plan.resolution).astype(np.int64)
+        key_N = fired.feature_N * np.int64(self.plan.n_genes) + gene_T[fired.token_N].astype(np.int64)
+        one_N = np.ones(key_N.size, np.int64)
+        self.runs["pairs"].append(
+            reduce_pairs(PairRun(key_N, one_N, fired.units_N, weighted_N, fired.value_N))
+        )
+        squares_N = np.rint(value_N**2 / self.plan.square_resolution)
+        self.squares_F += np.bincount(
+            fired.feature_N, weights=squares_N, minlength=self.plan.n_features
+        ).astype(np.int64)
+        bin_N = log_bin(fired.value_N, self.plan.resolution)
+        self.runs["bins"].append(
+            counted(fired.feature_N * np.int64(BINS) + bin_N, self.plan.n_features * BINS)
+        )
 
+    def _add_cells(self, tokens: GeneTokens, codes: sparse.csr_matrix) -> None:
+        """Strongest activation and mean of each feature in each cell: top cells, and levels by label."""
+        order = np.argsort(tokens.cell_T, kind="stable")
+        cell_T = tokens.cell_T[order].astype(np.int64)
+        starts_C = segments(cell_T)
+        cell_C, tokens_C = cell_T[starts_C], np.diff(np.append(starts_C, cell_T.size))
+        self.counts[0] += cell_C.size
+        slot_T = np.repeat(np.arange(cell_C.size), tokens_C)
+        fired = self._by_feature(codes, order)
+        key_N = fired.feature_N * np.int64(cell_C.size) + slot_T[fired.token_N]
+        starts = segments(key_N)
+        if not starts.size:
+            return
+        feature_S, slot_S = np.divmod(key_N[starts], cell_C.size)
+        peak_S = np.maximum.reduceat(fired.value_N, starts)
+        mean_S = segment_sums(fired.units_N, starts) * self.plan.resolution / tokens_C[slot_S]
+        self.cells_F += np.bincount(feature_S, minlength=self.plan.n_features)
+        self._rank(feature_S, cell_C[slot_S], peak_S, mean_S)
+        if self.label_of_cell is not None:
+            label_C = self.label_of_cell[cell_C].astype(np.int64)
+            self._add_levels(feature_S, peak_S, label_C, slot_S)
 
-def merge(states: Iterable[FeatureState]) -> FeatureState:
-    """One state from many: the same for every order and grouping.
+    def _rank(self, feature_S: Int64, cell_S: Int64, peak_S: Float32, mean_S: Float64) -> None:
+        ranked = RankedCells(feature_S, cell_S, peak_S, mean_S)
+        self.runs["ranked"].append(merge_ranked([ranked], self.plan.top_cells))
 
-    Raises ValueError when the plans differ or two states have looked at the same cells.
-    """
-    parts = list(states)
-    if not parts:
-        raise ValueError("There is no state to merge; start from empty_state(plan).")
-    plan = parts[0].plan
-    if any(part.plan != plan for part in parts):
-        raise ValueError("States of different passes cannot be merged: their plans differ.")
-    spans = tuple(sorted(span for part in parts for span in part.spans))
-    for (first, last), (following, _) in pairwise(spans):
-        if following <= last:
-            raise ValueError(
-                f"Cells {following} to {last} were counted twice (spans from {first} and {following})."
-            )
-    return FeatureState(
-        plan=plan,
-        spans=spans,
-        n_cells=sum(part.n_cells for part in parts),
-        occurrences_G=sum((part.occurrences_G for part in parts), np.zeros(plan.n_genes, np.int64)),
-        cells_F=sum((part.cells_F for part in parts), np.zeros(plan.n_features, np.int64)),
-        label_cells_L=sum((part.label_cells_L for part in parts), np.zeros(plan.n_labels, np.int64)),
-        pairs=merge_pairs([part.pairs for part in parts]),
-        levels=merge_levels([part.levels for part in parts]),
-        ranked=merge_ranked([part.ranked for part in parts], plan.top_cells),
-    )
+    def _add_levels(self, feature_S: Int64, peak_S: Float32, label_C: Int64, slot_S: Int64) -> None:
+        plan = self.plan
+        self.label_cells_L += np.bincount(label_C[label_C != NO_LABEL], minlength=plan.n_labels)
+        label_S = label_C[slot_S]
+        known_S = np.flatnonzero(label_S != NO_LABEL)
+        peak_S = peak_S[known_S]
+        level_S = exact_level(peak_S) if plan.exact_levels else log_bin(peak_S, plan.resolution)
+        pair_S = feature_S[known_S] * plan.n_labels + label_S[known_S]
+        self.runs["levels"].append(
+            counted(pair_S * plan.n_levels + level_S, plan.n_features * plan.n_labels * plan.n_levels)
+        )
+
+    def _add_sample(self, tokens: GeneTokens, codes: sparse.csr_matrix) -> None:
+        draws_T = token_draws(self.plan.seed, tokens.cell_T, tokens.position_T, stream=_SAMPLE_STREAM)
+        rows = np.flatnonzero(draws_T < np.uint64(self.plan.sample_share * (2.0**64 - 2048)))
+        self.counts[2] += rows.size
+        chosen = codes[rows]
+        key_T = (tokens.cell_T[rows].astype(np.int64) << _POSITION_BITS) + tokens.position_T[rows]
+        sample = TokenSample(
+            np.repeat(key_T, np.diff(chosen.indptr)), chosen.indices.astype(np.int32), chosen.data
+        )
+        self.runs["sample"].append(merge_samples([sample]))
+
+    def _by_feature(self, codes: sparse.csr_matrix, order: Int64) -> _ByFeature:
+        """`codes` turned feature by feature, its tokens in the given order (in which `token_N` counts)."""
+        turned = codes[order].tocsc()
+        feature_N = np.repeat(np.arange(codes.shape[1], dtype=np.int32), np.diff(turned.indptr))
+        units_N = np.rint(turned.data.astype(np.float64) / self.plan.resolution).astype(np.int64)
+        return _ByFeature(feature_N, turned.indices, turned.data, units_N)
+
+    def _compact(self) -> None:
+        runs = self.runs
+        self.runs = {
+            "pairs": [merge_pairs(runs["pairs"])],
+            "bins": [merge_counts(runs["bins"])],
+            "levels": [merge_counts(runs["levels"])],
+            "ranked": [merge_ranked(runs["ranked"], self.plan.top_cells)],
+            "sample": [merge_samples(runs["sample"])],
+        }
+        self.waiting = 0

@@ -59,17 +59,45 @@ class LabelColumn:
 
 
 @dataclass(frozen=True)
-class FeatureInputs:
-    """An autoencoder, the cache it reads at `hook`, the store behind the cache, and labels of the cells."""
+class Subject:
+    """What is looked at, wherever activations come from: an autoencoder at a hook point, cells, their labels.
+
+    genes: what token ids mean (`storage.activations.gene_table`).
+    """
 
     sae_path: str
     sae_fingerprint: str
     n_features: int
-    cache: ActivationCache
     hook: str
     store: CellStore
     n_cells: int
     label: LabelColumn | None
+    genes: pd.DataFrame
+
+    @cached_property
+    def gene_tokens(self) -> npt.NDArray[np.bool_]:
+        """Whether a token id is a gene, [G]."""
+        return (self.genes["class"] == "gene").to_numpy()
+
+    def names(self) -> Names:
+        """What token ids, cell rows and label numbers are called."""
+        label = self.label
+        return Names(
+            gene_id_G=self.genes["gene_id"].tolist(),
+            gene_name_G=self.genes["gene_name"].tolist(),
+            cell_names=self.store.obs([]).index.astype(str).tolist(),
+            cell_labels=None
+            if label is None
+            else [None if code == NO_LABEL else label.labels[code] for code in label.code_C],
+            labels=() if label is None else label.labels,
+        )
+
+
+@dataclass(frozen=True)
+class FeatureInputs(Subject):
+    """A subject with a cache that holds the activations the autoencoder reads."""
+
+    cache: ActivationCache
 
     @classmethod
     def open(
@@ -102,25 +130,7 @@ class FeatureInputs:
             store=store,
             n_cells=min(store.n_cells, max_cells or store.n_cells),
             label=LabelColumn.read(store, label) if label else None,
-        )
-
-    @cached_property
-    def gene_tokens(self) -> npt.NDArray[np.bool_]:
-        """Whether a token id is a gene, [G]."""
-        return (self.cache.genes["class"] == "gene").to_numpy()
-
-    def names(self) -> Names:
-        """What token ids, cell rows and label numbers are called."""
-        genes = self.cache.genes
-        label = self.label
-        return Names(
-            gene_id_G=genes["gene_id"].tolist(),
-            gene_name_G=genes["gene_name"].tolist(),
-            cell_names=self.store.obs([]).index.astype(str).tolist(),
-            cell_labels=None
-            if label is None
-            else [None if code == NO_LABEL else label.labels[code] for code in label.code_C],
-            labels=() if label is None else label.labels,
+            genes=cache.genes,
         )
 
 

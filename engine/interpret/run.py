@@ -1,65 +1,78 @@
-"""The feature pass over a whole cache: one Ray task a member, merged on the driver as they come.
+"""From activations to feature tables: observe, merge, tabulate; each step resumes where it was.
 
-    members -> observe (tasks, 1 CPU, 3 retries) -> merge -> tables, JSON products -> one commit
+    members -> observe -> states committed under OUTPUT/states
+    states -> merge, one tree of tasks a range of features -> tables of the range committed at OUTPUT
+    all ranges -> JSON products, snapshot; the states are removed
 
-States merge exactly, so neither the number of workers nor the order in which they finish can show in a
-result.
+States merge exactly, so neither the number of workers, nor the order in which they finish, nor the number of
+ranges can show in a result. Only false discovery rates need all ranges at once: p values travel, tables do
+not.
 """
 
 from __future__ import annotations
 
-import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
+import pandas as pd
 
 from engine import ray_session
-from engine.interpret import features, products
-from engine.interpret.features import FeatureState, PassPlan
-from engine.interpret.inputs import FeatureInputs
-from engine.interpret.tables import tabulate
-from engine.models import sae
-from storage.checkpoints import local_copy
-from storage.features import plan_tables, write_tables
+from engine.interpret import products, statistics
+from engine.interpret.inputs import Subject
+from engine.interpret.passes import FeaturePass, Progress, Spent, planned_resolution
+from engine.interpret.reduction import RETRIES, Reduction
+from engine.interpret.runs import Float64
+from engine.interpret.state import (
+    FeatureState,
+    FeatureTotals,
+    PassPlan,
+    TokenTotals,
+    exact_levels_for,
+    resolution_for,
+)
+from engine.interpret.tables import (
+    P_VALUES,
+    Names,
+    TableOptions,
+    label_table,
+    tabulate,
+    vocabulary_table,
+    with_fdr,
+)
+from storage.commits import Dataset, Snapshot
+from storage.feature_states import planned_lineage, remove_states
+from storage.features import finish_tables, plan_tables, read_table, write_range
 from storage.locations import Location
-from storage.protocol.snapshots import Snapshot
 
-# done, total, unit
-Progress = Callable[[int, int, str], None]
-
-RETRIES = 3
-# Members in flight for each CPU: one running, one whose inputs are on their way.
-IN_FLIGHT_PER_CPU = 2
-# States held unmerged: merging touches every key, so each arrival is not merged by itself.
-MERGE_EVERY = 8
+RANGE_FEATURES = 8192
+"""Features merged and tabulated together: at 2,000 genes a feature, 600 MB of pairs."""
+STATES = "states"
+SINGLE_GENE_BITS = 1.0
+"""Gene entropy below which a feature is, in effect, one gene."""
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """What decides the tables beside the inputs."""
+    """What decides the tables beside the inputs.
 
-    top_genes: int = 100
+    sample_tokens: whole tokens kept for co-activation. ranges: how many ranges of features the work is cut
+    into; None for as many as memory asks for. sae_genomics: write the two JSON files.
+    """
+
+    tables: TableOptions = field(default_factory=TableOptions)
     top_cells: int = 100
-    min_gene_tokens: int = 1
+    sample_tokens: int = 65_536
+    seed: int = 0
+    ranges: int | None = None
+    sae_genomics: bool = True
 
-    def lineage(self, inputs: FeatureInputs) -> dict[str, Any]:
-        """Everything the tables depend on."""
-        return {
-            "sae": inputs.sae_fingerprint,
-            "cache": inputs.cache.dataset_id,
-            "hook": inputs.hook,
-            "cells": inputs.store.dataset_id,
-            "n_cells": inputs.n_cells,
-            "label": inputs.label.name if inputs.label else None,
-            "top_genes": self.top_genes,
-            "top_cells": self.top_cells,
-            "min_gene_tokens": self.min_gene_tokens,
-        }
+    def edges(self, n_features: int) -> list[int]:
+        """Where ranges of features begin, and the end."""
+        n_ranges = min(self.ranges or -(-n_features // RANGE_FEATURES), n_features)
+        return [n_features * number // n_ranges for number in range(n_ranges + 1)]
 
 
 @dataclass(frozen=True)
@@ -68,13 +81,26 @@ class FeatureRun:
 
     snapshot: Snapshot
     did_work: bool
-    n_tokens: int = 0
+    spent: Spent = field(default_factory=Spent)
     seconds: float = 0.0
-    peak_memory_bytes: int | None = None
+
+
+def lineage(subject: Subject, feature_pass: FeaturePass, options: FeatureOptions) -> dict[str, Any]:
+    """Everything the tables depend on."""
+    return {
+        **feature_pass.lineage(),
+        "sae": subject.sae_fingerprint,
+        "hook": subject.hook,
+        "cells": subject.store.dataset_id,
+        "n_cells": subject.n_cells,
+        "label": subject.label.name if subject.label else None,
+        **asdict(options),
+    }
 
 
 def explain(
-    inputs: FeatureInputs,
+    subject: Subject,
+    feature_pass: FeaturePass,
     options: FeatureOptions,
     output: Location,
     *,
@@ -83,110 +109,153 @@ def explain(
     report: Progress | None = None,
 ) -> FeatureRun:
     """Write the feature tables to `output`. Raises LineageMismatch when others are there."""
-    dataset = plan_tables(output, options.lineage(inputs), overwrite=overwrite)
+    edges = options.edges(subject.n_features)
+    if overwrite:
+        remove_states(output / STATES)
+    dataset = plan_tables(output, lineage(subject, feature_pass, options), edges, overwrite=overwrite)
     if dataset.is_complete:
+        remove_states(output / STATES)
         return FeatureRun(dataset.finish(), did_work=False)
-    started = time.monotonic()
-    plan = plan_pass(inputs, options.top_cells)
+    started, report = time.monotonic(), report or (lambda done, total, unit: None)
     with ray_session.connect(address):
-        state, peak = _observe_all(inputs, plan, report or (lambda done, total, unit: None))
-    tables = tabulate(state, inputs.names(), options.top_genes, options.min_gene_tokens)
-    snapshot = write_tables(
-        dataset,
-        {
-            "features": tables.features,
-            "top_genes": tables.top_genes,
-            "top_cells": tables.top_cells,
-            "labels": tables.labels,
-        },
-        {
-            "feature_gene_associations.json": products.gene_associations(tables.features, tables.top_genes),
-            "feature_cell_associations.json": products.cell_associations(tables.features, tables.top_cells),
-        },
-        facts=facts(state),
+        plan = plan_pass(subject, feature_pass, options, output / STATES)
+        spent = feature_pass.observe(plan, edges, output / STATES, report)
+        tokens = _write_ranges(subject, plan, options, dataset, output / STATES, report)
+    snapshot = _finish(dataset, tokens, subject, options)
+    remove_states(output / STATES)
+    return FeatureRun(snapshot, True, spent, time.monotonic() - started)
+
+
+def plan_pass(
+    subject: Subject, feature_pass: FeaturePass, options: FeatureOptions, states: Location
+) -> PassPlan:
+    """Sizes and scales that every member must share; a sample of the activations sets the resolution."""
+    resolution = planned_resolution(planned_lineage(states))
+    share = min(1.0, options.sample_tokens / max(feature_pass.most_tokens(), 1))
+    return PassPlan(
+        n_features=subject.n_features,
+        n_genes=len(subject.genes),
+        n_labels=len(subject.label.labels) if subject.label else 0,
+        top_cells=options.top_cells,
+        resolution=resolution_for(feature_pass.sample_peak()) if resolution is None else resolution,
+        exact_levels=exact_levels_for(subject.n_cells, subject.n_features),
+        sample_share=share if options.tables.partners else 0.0,
+        seed=options.seed,
     )
-    return FeatureRun(snapshot, True, state.n_tokens, time.monotonic() - started, peak)
 
 
-def facts(state: FeatureState) -> Mapping[str, Any]:
-    """The size of what was looked at, kept in the snapshot."""
+def _write_ranges(
+    subject: Subject,
+    plan: PassPlan,
+    options: FeatureOptions,
+    dataset: Dataset,
+    states: Location,
+    report: Progress,
+) -> TokenTotals:
+    """Merge all states and commit the tables of every range that has none yet."""
+    import ray
+
+    reduction = Reduction(Dataset.open(states), plan)
+    tokens = reduction.tokens()
+    names = ray.put(subject.names())
+    keys = [member.key for member in dataset.members]
+    merged = [reduction.range(number) for number in range(len(keys))]
+    labels: list[Any] = [None] * len(keys)
+    if subject.label is not None:
+        labels = _labels(plan, tokens, merged, subject.label.labels)
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_tabulate_and_commit)
+    pending = {member.key for member in dataset.pending()}
+    running = [
+        task.remote(plan, tokens, merged[number], names, options.tables, labels[number], dataset, key)
+        for number, key in enumerate(keys)
+        if key in pending
+    ]
+    del merged, labels
+    for done in range(len(running)):
+        report(done, len(running), "ranges")
+        ready, running = ray.wait(running, num_returns=1)
+        ray.get(ready)
+    totals: TokenTotals = ray.get(tokens)
+    return totals
+
+
+def _labels(plan: PassPlan, tokens: Any, merged: list[Any], labels: tuple[str, ...]) -> list[Any]:
+    """References to the label table of each range, with false discovery rates over the rows of all."""
+    import ray
+
+    test = ray.remote(num_cpus=1, max_retries=RETRIES, num_returns=2)(_label_tests)
+    rate = ray.remote(num_cpus=1, max_retries=RETRIES)(with_fdr)
+    tested = [test.remote(plan, tokens, part, labels) for part in merged]
+    p_values: list[tuple[Float64, Float64]] = ray.get([p for _, p in tested])
+    edges = np.cumsum([len(p) for p, _ in p_values])[:-1]
+    rates = [
+        np.split(statistics.benjamini_hochberg(np.concatenate(column)), edges)
+        for column in zip(*p_values, strict=True)
+    ]
+    return [
+        rate.remote(table, of_range)
+        for (table, _), of_range in zip(tested, zip(*rates, strict=True), strict=True)
+    ]
+
+
+def _label_tests(
+    plan: PassPlan, tokens: TokenTotals, part: FeatureTotals, labels: tuple[str, ...]
+) -> tuple[pd.DataFrame, tuple[Float64, ...]]:
+    table = label_table(FeatureState(plan, tokens, part), labels)
+    return table, tuple(table[name].to_numpy(np.float64) for name in P_VALUES)
+
+
+def _tabulate_and_commit(
+    plan: PassPlan,
+    tokens: TokenTotals,
+    part: FeatureTotals,
+    names: Names,
+    options: TableOptions,
+    labels: pd.DataFrame | None,
+    dataset: Dataset,
+    key: str,
+) -> None:
+    tables = tabulate(FeatureState(plan, tokens, part), names, options, labels)
+    write_range(dataset, key, vars(tables), range_facts(tables.features, part))
+
+
+def range_facts(features: pd.DataFrame, part: FeatureTotals) -> dict[str, int]:
+    """What the features of a range add up to."""
+    fired = features["n_tokens"] > 0
     return {
-        "n_features": state.plan.n_features,
-        "n_features_fired": int((state.cells_F > 0).sum()),
-        "n_gene_tokens": state.n_tokens,
-        "n_cells": state.n_cells,
-        "mean_active_features": round(int(state.pairs.fired_P.sum()) / max(state.n_tokens, 1), 4),
+        "n_features_fired": int(fired.sum()),
+        "n_single_gene_features": int((fired & (features["gene_entropy"] < SINGLE_GENE_BITS)).sum()),
+        "n_activations": int(features["n_tokens"].sum()),
+        "n_pairs": len(part.pairs.key_P),
     }
 
 
-def plan_pass(inputs: FeatureInputs, top_cells: int) -> PassPlan:
-    """Sizes and scales that every member must share; a sample of the first sets the resolution."""
-    sample = inputs.cache.read(inputs.hook, inputs.cache.members[0].key).acts[: features.SAMPLE_TOKENS]
-    return PassPlan(
-        n_features=inputs.n_features,
-        n_genes=len(inputs.cache.genes),
-        n_labels=len(inputs.label.labels) if inputs.label else 0,
-        top_cells=top_cells,
-        resolution=features.choose_resolution(_autoencoder(inputs.sae_path, inputs.sae_fingerprint), sample),
-        level_bits=features.level_bits_for(inputs.n_cells, inputs.n_features),
-    )
+def _finish(dataset: Dataset, tokens: TokenTotals, subject: Subject, options: FeatureOptions) -> Snapshot:
+    records = list(dataset.records())
+    totals = {
+        name: sum(int(record.facts[name]) for record in records)
+        for name in ("n_features_fired", "n_single_gene_features", "n_activations", "n_pairs")
+    }
+    facts = {
+        "n_features": subject.n_features,
+        "n_gene_tokens": tokens.n_tokens,
+        "n_tokens_without_count": tokens.n_without_count,
+        "n_sampled_tokens": tokens.n_sampled,
+        "n_cells": tokens.n_cells,
+        **totals,
+        "single_gene_share": round(totals["n_single_gene_features"] / max(totals["n_features_fired"], 1), 4),
+        "mean_active_features": round(totals["n_activations"] / max(tokens.n_tokens, 1), 4),
+    }
+    written = _sae_genomics(dataset) if options.sae_genomics else {}
+    return finish_tables(dataset, vocabulary_table(tokens, subject.names()), written, facts)
 
 
-@lru_cache(maxsize=1)
-def _autoencoder(path: str, fingerprint: str) -> sae.SAE:
-    """Loaded once a worker process, not once a member; the fingerprint tells a replaced directory apart."""
-    return sae.load(local_copy(path))
+def _sae_genomics(dataset: Dataset) -> Mapping[str, bytes]:
+    def ranges(name: str) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+        for member in dataset.members:
+            yield tuple(read_table(dataset, table, [member.key]) for table in ("features", name))  # type: ignore[misc]
 
-
-def observe_member(inputs: FeatureInputs, plan: PassPlan, key: str) -> tuple[FeatureState, int]:
-    """State of one cache member, and this process's peak memory in bytes."""
-    tokens = inputs.cache.read(inputs.hook, key)
-    acts, cell_T, gene_T = tokens.acts, tokens.cell, tokens.gene
-    if inputs.n_cells < inputs.store.n_cells:
-        kept = np.flatnonzero(cell_T < inputs.n_cells)
-        acts, cell_T, gene_T = acts[torch.from_numpy(kept)], cell_T[kept], gene_T[kept]
-    state = features.observe(
-        plan,
-        _autoencoder(inputs.sae_path, inputs.sae_fingerprint),
-        acts,
-        cell_T,
-        gene_T,
-        inputs.gene_tokens,
-        inputs.label.code_C if inputs.label else None,
-    )
-    return state, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _observe_all(inputs: FeatureInputs, plan: PassPlan, report: Progress) -> tuple[FeatureState, int]:
-    """Every member that holds wanted cells, a bounded number at a time."""
-    members = [record for record in inputs.cache.members if int(record.facts["start"]) < inputs.n_cells]
-    total, done, peak = sum(int(record.facts["n_tokens"]) for record in members), 0, 0
-    states = [features.empty_state(plan)]
-    sizes = {record.key: int(record.facts["n_tokens"]) for record in members}
-    report(0, total, "tokens")
-    for key, state, memory in _results(inputs, plan, list(sizes)):
-        states.append(state)
-        if len(states) > MERGE_EVERY:
-            states = [features.merge(states)]
-        done, peak = done + sizes[key], max(peak, memory)
-        report(done, total, "tokens")
-    return features.merge(states), peak
-
-
-def _results(
-    inputs: FeatureInputs, plan: PassPlan, keys: list[str]
-) -> Iterator[tuple[str, FeatureState, int]]:
-    import ray
-
-    task = ray.remote(num_cpus=1, max_retries=RETRIES)(observe_member)
-    shared_inputs = ray.put(inputs)
-    window = IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    waiting, running = list(reversed(keys)), dict[Any, str]()
-    while waiting or running:
-        while waiting and len(running) < window:
-            key = waiting.pop()
-            running[task.remote(shared_inputs, plan, key)] = key
-        ready, _ = ray.wait(list(running), num_returns=1)
-        key = running.pop(ready[0])
-        state, memory = ray.get(ready[0])
-        yield key, state, memory
+    return {
+        "feature_gene_associations.json": products.gene_associations(ranges("top_genes")),
+        "feature_cell_associations.json": products.cell_associations(ranges("top_cells")),
+    }

@@ -1,56 +1,55 @@
 """Sorted runs: sparse counts and sums keyed by (feature, gene), (feature, label, level) or (feature, cell).
 
-The dense tables would not fit (16,384 features x 60,000 genes x 16 bytes = 16 GB), the occupied keys do: at
+The dense tables would not fit (16,384 features x 60,000 genes x 36 bytes = 35 GB), the occupied keys do: at
 most one per stored activation, in practice a few thousand genes a feature. A run keeps each occupied key
-once, in ascending order. Merging is concatenate, sort, reduce; because every reduced quantity is an integer
-or a maximum, merging is exactly associative and commutative, whatever the order in which shards arrive.
+once, in ascending order, so the keys of a range of features lie together. Merging is concatenate, sort,
+reduce; because every reduced quantity is an integer or a maximum, merging is exactly associative and
+commutative, whatever the order in which shards arrive.
 
-Shape legend: P occupied pairs, K occupied level keys, R ranked cells.
+Shape legend: P occupied pairs, K occupied keys of a count, R ranked cells, S sampled activations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-MANTISSA_BITS = 23
-"""Bits of mantissa in a float32: an activation level that keeps all of them is the activation itself."""
+
+# Counting in a dense table beats sorting until the table is this many times as long as the keys.
+_DENSE_PER_KEY = 4
 
 
-@dataclass(frozen=True)
-class PairRun:
+class PairRun(NamedTuple):
     """What each (feature, gene) pair that ever fired adds up to.
 
     `key_P` is feature * n_genes + gene, ascending and unique. `fired_P` counts tokens, `total_P` is the sum
-    of activations in units of the pass's resolution, `peak_P` the largest activation.
+    of activations and `weighted_P` that of activation x expression, both in units of the pass's resolution;
+    `peak_P` is the largest activation.
     """
 
     key_P: Int64
     fired_P: Int64
     total_P: Int64
+    weighted_P: Int64
     peak_P: Float32
 
 
-@dataclass(frozen=True)
-class LevelRun:
-    """How many cells of a label reach an activation level: the histogram behind AUROC and enrichment.
-
-    `key_K` is (feature * n_labels + label) * n_levels + level, ascending and unique; `cells_K` counts cells.
-    """
+class CountRun(NamedTuple):
+    """How often each key occurs, ascending and unique: the sparse form of a histogram per feature."""
 
     key_K: Int64
-    cells_K: Int64
+    count_K: Int64
 
 
-@dataclass(frozen=True)
-class RankedCells:
+class RankedCells(NamedTuple):
     """The strongest cells of each feature, ordered by feature, then falling peak, then rising cell number."""
 
     feature_R: Int64
@@ -59,14 +58,21 @@ class RankedCells:
     mean_R: Float64
 
 
+class TokenSample(NamedTuple):
+    """All activations above zero of some tokens, ordered by token, then feature."""
+
+    token_S: Int64
+    feature_S: Int32
+    value_S: Float32
+
+
 def empty_pairs() -> PairRun:
-    return PairRun(
-        np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-    )
+    none = np.empty(0, np.int64)
+    return PairRun(none, none, none, none, np.empty(0, np.float32))
 
 
-def empty_levels() -> LevelRun:
-    return LevelRun(np.empty(0, np.int64), np.empty(0, np.int64))
+def empty_counts() -> CountRun:
+    return CountRun(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 def empty_ranked() -> RankedCells:
@@ -75,40 +81,78 @@ def empty_ranked() -> RankedCells:
     )
 
 
-def segments(sorted_keys: Int64) -> Int64:
+def empty_sample() -> TokenSample:
+    return TokenSample(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+
+
+def segments(sorted_keys: npt.NDArray[Any]) -> Int64:
     """First position of each distinct value of an ascending array."""
     if sorted_keys.size == 0:
         return np.empty(0, np.int64)
     return np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]))
 
 
+def segment_sums(values: Int64, starts: Int64) -> Int64:
+    """Sum of each segment that begins at `starts`, the first at 0.
+
+    Differences of one running sum: with integers exact even where that overflows, and several times as fast
+    as `np.add.reduceat` on the short segments we have.
+    """
+    if not starts.size:
+        return np.empty(0, np.int64)
+    running = np.cumsum(values)
+    sums: Int64 = running[np.append(starts[1:], values.size) - 1]
+    sums[1:] -= sums[:-1].copy()
+    return sums
+
+
+def reduce_pairs(pairs: PairRun) -> PairRun:
+    """Pairs whose keys ascend but repeat, to one entry a key."""
+    starts = segments(pairs.key_P)
+    if starts.size == pairs.key_P.size:
+        return pairs
+    return PairRun(
+        pairs.key_P[starts],
+        segment_sums(pairs.fired_P, starts),
+        segment_sums(pairs.total_P, starts),
+        segment_sums(pairs.weighted_P, starts),
+        np.maximum.reduceat(pairs.peak_P, starts),
+    )
+
+
 def merge_pairs(runs: Sequence[PairRun]) -> PairRun:
     """One run with every key of `runs` once; input runs may repeat keys and need not be sorted."""
-    keys = np.concatenate([run.key_P for run in runs]) if runs else np.empty(0, np.int64)
-    if keys.size == 0:
+    runs = [run for run in runs if run.key_P.size]
+    if not runs:
         return empty_pairs()
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    starts = segments(keys)
-    return PairRun(
-        key_P=keys[starts],
-        fired_P=np.add.reduceat(np.concatenate([run.fired_P for run in runs])[order], starts),
-        total_P=np.add.reduceat(np.concatenate([run.total_P for run in runs])[order], starts),
-        peak_P=np.maximum.reduceat(np.concatenate([run.peak_P for run in runs])[order], starts),
-    )
+    columns = [np.concatenate(column) for column in zip(*runs, strict=True)]
+    # Stable: numpy then merges stretches that are sorted already instead of sorting anew.
+    order = np.argsort(columns[0], kind="stable")
+    return reduce_pairs(PairRun(*(column[order] for column in columns)))
 
 
-def merge_levels(runs: Sequence[LevelRun]) -> LevelRun:
+def counted(keys: Int64, n_keys: int) -> CountRun:
+    """How often each key below `n_keys` occurs in an array of any order."""
+    if n_keys <= _DENSE_PER_KEY * keys.size:
+        count_K = np.bincount(keys, minlength=n_keys)
+        occupied = np.flatnonzero(count_K)
+        return CountRun(occupied, count_K[occupied])
+    ascending = np.sort(keys)
+    starts = segments(ascending)
+    return CountRun(ascending[starts], np.diff(np.append(starts, ascending.size)))
+
+
+def merge_counts(runs: Sequence[CountRun]) -> CountRun:
     """One histogram with every key of `runs` once."""
-    keys = np.concatenate([run.key_K for run in runs]) if runs else np.empty(0, np.int64)
-    if keys.size == 0:
-        return empty_levels()
+    runs = [run for run in runs if run.key_K.size]
+    if not runs:
+        return empty_counts()
+    keys = np.concatenate([run.key_K for run in runs])
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = segments(keys)
-    return LevelRun(
-        keys[starts], np.add.reduceat(np.concatenate([run.cells_K for run in runs])[order], starts)
-    )
+    counts = np.concatenate([run.count_K for run in runs])[order]
+    return CountRun(keys[starts], segment_sums(counts, starts))
 
 
 def merge_ranked(runs: Sequence[RankedCells], keep: int) -> RankedCells:
@@ -116,36 +160,27 @@ def merge_ranked(runs: Sequence[RankedCells], keep: int) -> RankedCells:
 
     A cell must appear in one run only: its tokens live in one cache member, and members are disjoint.
     """
-    feature = np.concatenate([run.feature_R for run in runs]) if runs else np.empty(0, np.int64)
-    if feature.size == 0 or keep == 0:
+    runs = [run for run in runs if run.feature_R.size]
+    if not runs or keep == 0:
         return empty_ranked()
-    cell = np.concatenate([run.cell_R for run in runs])
-    peak = np.concatenate([run.peak_R for run in runs])
-    mean = np.concatenate([run.mean_R for run in runs])
+    feature, cell, peak, mean = (np.concatenate(column) for column in zip(*runs, strict=True))
     order = np.lexsort((cell, -peak, feature))
     order = order[rank_within(feature[order]) < keep]
     return RankedCells(feature[order], cell[order], peak[order], mean[order])
 
 
-def rank_within(sorted_groups: Int64) -> Int64:
+def merge_samples(runs: Sequence[TokenSample]) -> TokenSample:
+    """The tokens of all runs in the order of tokens. A token must appear in one run only."""
+    runs = [run for run in runs if run.token_S.size]
+    if not runs:
+        return empty_sample()
+    token, feature, value = (np.concatenate(column) for column in zip(*runs, strict=True))
+    order = np.lexsort((feature, token))
+    return TokenSample(token[order], feature[order], value[order])
+
+
+def rank_within(sorted_groups: npt.NDArray[Any]) -> Int64:
     """Position of each entry inside its group, of an array with contiguous groups: [3,3,7] -> [0,1,0]."""
     starts = segments(sorted_groups)
     lengths = np.diff(np.append(starts, sorted_groups.size))
     return np.arange(sorted_groups.size, dtype=np.int64) - np.repeat(starts, lengths)
-
-
-def activation_level(peak: Float32, bits: int) -> Int64:
-    """Integer level of a positive activation, in the same order: its float32 bits, cut to `bits` of mantissa.
-
-    With `bits` = 23 distinct activations keep distinct levels (exact ranks); with 4, activations within 6 %
-    of each other may share a level, which bounds a histogram at 16 levels an octave however many cells there
-    are.
-    """
-    return np.ascontiguousarray(peak, dtype=np.float32).view(np.int32).astype(np.int64) >> (
-        MANTISSA_BITS - bits
-    )
-
-
-def level_count(bits: int) -> int:
-    """Number of levels `activation_level` can return: 8 exponent bits and `bits` of mantissa."""
-    return 1 << (8 + bits)

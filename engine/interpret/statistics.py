@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from engine.interpret.runs import Float64, Int64, LevelRun, segments
+from engine.interpret.runs import CountRun, Float64, Int64, segments
 
 
 def odds_ratio(in_hits: Int64, in_total: Int64, out_hits: Int64, out_total: Int64) -> Float64:
@@ -65,7 +65,7 @@ class RankTest:
     p_FL: Float64
 
 
-def rank_test(levels: LevelRun, first: int, stop: int, label_cells_L: Int64, n_levels: int) -> RankTest:
+def rank_test(levels: CountRun, first: int, stop: int, label_cells_L: Int64, n_levels: int) -> RankTest:
     """Rank statistics of features [first, stop) from the histogram of activation levels.
 
     A cell in which the feature never fires has no key and takes the lowest rank, shared by all such cells.
@@ -73,7 +73,7 @@ def rank_test(levels: LevelRun, first: int, stop: int, label_cells_L: Int64, n_l
     n_labels, n_cells, n_features = label_cells_L.size, int(label_cells_L.sum()), stop - first
     width = n_labels * n_levels
     begin, end = np.searchsorted(levels.key_K, [first * width, stop * width])
-    key_K, cells_K = levels.key_K[begin:end] - first * width, levels.cells_K[begin:end]
+    key_K, cells_K = levels.key_K[begin:end] - first * width, levels.count_K[begin:end]
     pair_K, level_K = np.divmod(key_K, n_levels)
     feature_K = pair_K // n_labels
 

@@ -1,6 +1,7 @@
-"""The tables a finished feature pass is read from: features, top genes, top cells, labels.
+"""The tables a finished feature pass is read from: features, genes, cells, labels, histograms, partners.
 
-Every row order is fixed (feature, then rank or label), so the same state always gives the same files.
+Every row order is fixed (feature, then rank, label or bin), so the same state always gives the same files,
+and the tables of ranges of features, one after the other, are those of all features.
 
 Shape legend: F features, L labels, P (feature, gene) pairs, G token ids.
 """
@@ -14,8 +15,11 @@ import numpy as np
 import pandas as pd
 
 from engine.interpret import statistics
-from engine.interpret.features import FeatureState
-from engine.interpret.runs import Float64, Int64, level_count, rank_within
+from engine.interpret.coactivation import partner_table
+from engine.interpret.levels import BINS, bin_edges
+from engine.interpret.runs import Float64, Int64, rank_within
+from engine.interpret.scores import FeatureMoments, Score, feature_moments, pair_scores
+from engine.interpret.state import EXPRESSION_UNIT, FeatureState, TokenTotals
 
 LABEL_BLOCK = 2048
 """Features whose label statistics are computed together: with 50 labels, under 1 MB an array."""
@@ -34,6 +38,17 @@ class Names:
 
 
 @dataclass(frozen=True)
+class TableOptions:
+    """What decides the tables beside the state. min_gene_tokens: genes seen on fewer tokens are not ranked
+    (they still count)."""
+
+    top_genes: int = 100
+    score: Score = "mean"
+    min_gene_tokens: int = 1
+    partners: int = 10
+
+
+@dataclass(frozen=True)
 class Tables:
     """`features` has one row per feature, fired or not; the others hold features that fired."""
 
@@ -41,35 +56,47 @@ class Tables:
     top_genes: pd.DataFrame
     top_cells: pd.DataFrame
     labels: pd.DataFrame
+    histograms: pd.DataFrame
+    partners: pd.DataFrame
 
 
-def tabulate(state: FeatureState, names: Names, top_genes: int, min_gene_tokens: int = 1) -> Tables:
-    """All tables of one pass. `min_gene_tokens`: genes seen on fewer tokens are not ranked (they still
-    count)."""
-    ranked_genes = gene_table(state, names, top_genes, min_gene_tokens)
-    labels = label_table(state, names.labels)
+def tabulate(
+    state: FeatureState, names: Names, options: TableOptions, labels: pd.DataFrame | None = None
+) -> Tables:
+    """All tables of the range of features in `state`.
+
+    labels: their `label_table` with false discovery rates over all ranges (`with_fdr`); computed here when
+    the state is the only range.
+    """
+    if labels is None:
+        labels = with_fdr(label_table(state, names.labels))
+    moments = feature_moments(state)
+    ranked_genes = gene_table(state, moments, names, options)
     return Tables(
-        features=feature_table(state, ranked_genes, labels),
+        features=feature_table(state, moments, ranked_genes, labels),
         top_genes=ranked_genes,
         top_cells=cell_table(state, names),
         labels=labels,
+        histograms=histogram_table(state),
+        partners=partner_table(state, options.partners),
     )
 
 
-def gene_table(state: FeatureState, names: Names, keep: int, min_gene_tokens: int = 1) -> pd.DataFrame:
-    """The `keep` genes of each feature with the highest score.
+def gene_table(
+    state: FeatureState, moments: FeatureMoments, names: Names, options: TableOptions
+) -> pd.DataFrame:
+    """The genes of each feature with the highest score, all scores beside each other (`scores.Scores`).
 
-    The score is the feature's mean activation over all tokens of the gene, so a gene that is merely
-    everywhere does not win. Equal scores go to the smaller token id.
+    Equal scores go to the smaller token id.
     """
-    feature_P, gene_P = np.divmod(state.pairs.key_P, state.plan.n_genes)
-    total_P = state.pairs.total_P * state.plan.resolution
-    occurrences_P = state.occurrences_G[gene_P]
-    score_P = total_P / occurrences_P
-    eligible = np.flatnonzero(occurrences_P >= min_gene_tokens)
+    pairs = state.features.pairs
+    feature_P, gene_P = np.divmod(pairs.key_P, state.plan.n_genes)
+    scores = pair_scores(state, moments)
+    score_P, tokens_P = scores.chosen(options.score), state.tokens.tokens_G[gene_P]
+    eligible = np.flatnonzero(tokens_P >= options.min_gene_tokens)
     order = eligible[np.lexsort((gene_P[eligible], -score_P[eligible], feature_P[eligible]))]
     rank = rank_within(feature_P[order])
-    order, rank = order[rank < keep], rank[rank < keep]
+    order, rank = order[rank < options.top_genes], rank[rank < options.top_genes]
     gene = gene_P[order]
     return pd.DataFrame(
         {
@@ -79,18 +106,49 @@ def gene_table(state: FeatureState, names: Names, keep: int, min_gene_tokens: in
             "gene_id": np.asarray(names.gene_id_G, dtype=object)[gene],
             "gene_name": np.asarray(names.gene_name_G, dtype=object)[gene],
             "score": score_P[order],
-            "n": state.pairs.fired_P[order],
-            "occurrences": occurrences_P[order],
-            "sum": total_P[order],
-            "max": state.pairs.peak_P[order],
+            "mean": scores.mean_P[order],
+            "expression": scores.expression_P[order],
+            "corrected": scores.corrected_P[order],
+            "lift": scores.lift_P[order],
+            "t": scores.t_P[order],
+            "n": pairs.fired_P[order],
+            "occurrences": tokens_P[order],
+            "sum": pairs.total_P[order] * state.plan.resolution,
+            "max": pairs.peak_P[order],
         }
     )
+
+
+def vocabulary_table(tokens: TokenTotals, names: Names) -> pd.DataFrame:
+    """One row per token id: how often its gene was seen, and its mean log expression there."""
+    expression_G = tokens.expression_G * EXPRESSION_UNIT
+    return pd.DataFrame(
+        {
+            "gene": np.arange(len(tokens.tokens_G)),
+            "gene_id": np.asarray(names.gene_id_G, dtype=object),
+            "gene_name": np.asarray(names.gene_name_G, dtype=object),
+            "n_tokens": tokens.tokens_G,
+            "sum_expression": expression_G,
+            "mean_expression": expression_G / np.maximum(tokens.tokens_G, 1),
+        }
+    )
+
+
+def histogram_table(state: FeatureState) -> pd.DataFrame:
+    """How many tokens a feature fires on with an activation in `[low, high)`; empty bins are left out.
+
+    Four bins to an octave. Activations outside the 64 bins are counted in the first or last of them.
+    """
+    bins, edges = state.features.bins, bin_edges(state.plan.resolution)
+    feature, number = np.divmod(bins.key_K, BINS)
+    columns = {"feature": feature, "bin": number, "low": edges[number], "high": edges[number + 1]}
+    return pd.DataFrame(columns | {"n_tokens": bins.count_K})
 
 
 def cell_table(state: FeatureState, names: Names) -> pd.DataFrame:
     """The strongest cells of each feature by their largest activation; `mean` is over all gene tokens of the
     cell."""
-    ranked = state.ranked
+    ranked = state.features.ranked
     table = pd.DataFrame(
         {
             "feature": ranked.feature_R,
@@ -125,27 +183,33 @@ LABEL_COLUMNS = [
 def label_table(state: FeatureState, labels: Sequence[str]) -> pd.DataFrame:
     """Every feature that fired x every label: firing counts inside and outside, Fisher's test, AUROC.
 
-    `fdr` and `rank_fdr` are Benjamini-Hochberg over all rows of this table. Cells without a label are left
-    out.
+    Cells without a label are left out. False discovery rates are still 0: `with_fdr` sets them.
     """
     if not labels:
         return pd.DataFrame({name: [] for name in LABEL_COLUMNS})
-    cells_L = state.label_cells_L
+    cells_L, features = state.tokens.label_cells_L, state.features
     blocks = []
-    for first in range(0, state.plan.n_features, LABEL_BLOCK):
-        stop = min(first + LABEL_BLOCK, state.plan.n_features)
-        test = statistics.rank_test(state.levels, first, stop, cells_L, level_count(state.plan.level_bits))
-        alive = np.flatnonzero(state.cells_F[first:stop])
+    for first in range(features.first, features.stop, LABEL_BLOCK):
+        stop = min(first + LABEL_BLOCK, features.stop)
+        test = statistics.rank_test(features.levels, first, stop, cells_L, state.plan.n_levels)
+        alive = np.flatnonzero(features.cells_F[first - features.first : stop - features.first])
         blocks.append(
             _label_block(first + alive, test.hits_FL[alive], cells_L, test.auroc_FL[alive], test.p_FL[alive])
         )
     table = pd.concat(blocks, ignore_index=True)
-    table["label"] = pd.Categorical.from_codes(
-        table["label"].to_numpy(np.int64), categories=pd.Index(list(labels))
-    )
-    table["fdr"] = statistics.benjamini_hochberg(table["p_value"].to_numpy())
-    table["rank_fdr"] = statistics.benjamini_hochberg(table["rank_p_value"].to_numpy())
-    return table[LABEL_COLUMNS]
+    table["label"] = np.asarray(labels, dtype=object)[table["label"].to_numpy(np.int64)]
+    return table.assign(fdr=0.0, rank_fdr=0.0)[LABEL_COLUMNS]
+
+
+P_VALUES = ("p_value", "rank_p_value")
+
+
+def with_fdr(table: pd.DataFrame, rates: Sequence[Float64] | None = None) -> pd.DataFrame:
+    """A `label_table` with its false discovery rates (Benjamini-Hochberg): over its own rows, or `rates`,
+    those of `p_value` and of `rank_p_value` over the rows of all ranges."""
+    if rates is None:
+        rates = [statistics.benjamini_hochberg(table[name].to_numpy(np.float64)) for name in P_VALUES]
+    return table.assign(fdr=rates[0], rank_fdr=rates[1])
 
 
 def _label_block(
@@ -173,33 +237,38 @@ def _label_block(
     )
 
 
-def feature_table(state: FeatureState, top_genes: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+def feature_table(
+    state: FeatureState, moments: FeatureMoments, top_genes: pd.DataFrame, labels: pd.DataFrame
+) -> pd.DataFrame:
     """One row per feature: how often and how strongly it fires, on which genes and cells.
 
-    `mean_activation` is over the tokens it fires on; `gene_entropy` (bits) is of its activation mass over
-    genes: 0 means a single gene, 10 about a thousand. The best label has the smallest rank-test p, then the
-    highest AUROC.
+    `mean_activation` and `std_activation` are over the tokens it fires on; `gene_entropy` (bits) is of its
+    activation mass over genes: 0 means a single gene, 10 about a thousand. The best label has the smallest
+    rank-test p, then the highest AUROC.
     """
-    plan, pairs = state.plan, state.pairs
-    feature_P = pairs.key_P // plan.n_genes
-    fired = np.bincount(feature_P, weights=pairs.fired_P, minlength=plan.n_features).astype(np.int64)
-    total = np.zeros(plan.n_features, np.int64)
-    np.add.at(total, feature_P, pairs.total_P)
-    peak = np.zeros(plan.n_features, np.float32)
-    np.maximum.at(peak, feature_P, pairs.peak_P)
-    share_P = pairs.total_P / np.maximum(total[feature_P], 1)
+    plan, features = state.plan, state.features
+    n_features = features.stop - features.first
+    feature_P = features.pairs.key_P // plan.n_genes - features.first
+    peak_F = np.zeros(n_features, np.float32)
+    np.maximum.at(peak_F, feature_P, features.pairs.peak_P)
+    fired_F = np.maximum(moments.fired_F, 1)
+    mean_F = moments.sum_F / fired_F
+    share_P = (
+        features.pairs.total_P * plan.resolution / np.where(moments.sum_F > 0, moments.sum_F, 1)[feature_P]
+    )
     bits_P = -share_P * np.log2(share_P, where=share_P > 0, out=np.zeros_like(share_P))
     table = pd.DataFrame(
         {
-            "feature": np.arange(plan.n_features),
-            "n_tokens": fired,
-            "density": fired / max(state.n_tokens, 1),
-            "max_activation": peak,
-            "mean_activation": total * plan.resolution / np.maximum(fired, 1),
-            "n_cells": state.cells_F,
-            "cell_fraction": state.cells_F / max(state.n_cells, 1),
-            "n_genes": np.bincount(feature_P, minlength=plan.n_features),
-            "gene_entropy": np.bincount(feature_P, weights=bits_P, minlength=plan.n_features),
+            "feature": np.arange(features.first, features.stop),
+            "n_tokens": moments.fired_F,
+            "density": moments.fired_F / max(state.tokens.n_tokens, 1),
+            "max_activation": peak_F,
+            "mean_activation": mean_F,
+            "std_activation": np.sqrt(np.maximum(moments.square_F / fired_F - mean_F**2, 0)),
+            "n_cells": features.cells_F,
+            "cell_fraction": features.cells_F / max(state.tokens.n_cells, 1),
+            "n_genes": np.bincount(feature_P, minlength=n_features),
+            "gene_entropy": np.bincount(feature_P, weights=bits_P, minlength=n_features),
         }
     )
     first_genes = top_genes[top_genes["rank"] == 0].set_index("feature")["gene_name"]
@@ -211,7 +280,6 @@ def _best_labels(labels: pd.DataFrame) -> pd.DataFrame:
     order = np.lexsort((-labels["auroc"].fillna(0.0), labels["rank_p_value"], labels["feature"]))
     best = labels.iloc[order].drop_duplicates("feature")
     best = best[["feature", "label", "odds_ratio", "p_value", "fdr", "auroc", "rank_fdr"]]
-    best = best.assign(label=best["label"].astype(object))
     return best.rename(
         columns={name: f"best_label_{name}" for name in best.columns if name not in ("feature", "label")}
         | {"label": "best_label"}

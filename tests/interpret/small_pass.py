@@ -9,7 +9,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from engine.interpret.features import FeatureState, PassPlan, observe
+from engine.interpret.codes import sparse_codes
+from engine.interpret.features import GeneTokens, Observer, whole_cell_chunks
+from engine.interpret.state import FeatureState, PassPlan
 from engine.interpret.tables import Names
 
 WIDTH, FEATURES, GENES, CELLS = 6, 12, 9, 40
@@ -38,12 +40,14 @@ class SmallPass:
     x_TD: torch.Tensor
     cell_T: np.ndarray
     gene_T: np.ndarray
+    position_T: np.ndarray
+    expression_T: np.ndarray
     is_gene_G: np.ndarray
     label_of_cell: np.ndarray
     names: Names
 
     @classmethod
-    def random(cls, seed: int, **plan: int) -> SmallPass:
+    def random(cls, seed: int, **plan: float) -> SmallPass:
         rng = np.random.default_rng(seed)
         n_tokens = 300
         cell_T = rng.integers(0, CELLS, n_tokens).astype(np.uint32)
@@ -64,22 +68,26 @@ class SmallPass:
             x_TD,
             cell_T,
             rng.integers(0, GENES, n_tokens).astype(np.uint32),
+            np.arange(n_tokens),
+            rng.integers(0, 4, n_tokens).astype(np.float32),
             is_gene_G,
             label_of_cell,
             names,
         )
 
     def observe(self, tokens: Sequence[int] | np.ndarray) -> FeatureState:
+        """State of the gene tokens among these."""
         rows = np.asarray(tokens, dtype=np.int64)
-        return observe(
-            self.plan,
-            self.sae,
-            self.x_TD[torch.from_numpy(rows)],
-            self.cell_T[rows],
-            self.gene_T[rows],
-            self.is_gene_G,
-            self.label_of_cell,
-        )
+        rows = rows[self.is_gene_G[self.gene_T[rows]]]
+        rows = rows[np.argsort(self.cell_T[rows], kind="stable")]
+        observer = Observer(self.plan, self.label_of_cell)
+        for start, stop in whole_cell_chunks(self.cell_T[rows]):
+            at = rows[start:stop]
+            tokens_T = GeneTokens(
+                self.cell_T[at], self.gene_T[at], self.position_T[at], self.expression_T[at]
+            )
+            observer.add(tokens_T, sparse_codes(self.sae, self.x_TD[torch.from_numpy(at)], FEATURES))
+        return observer.state()
 
     def whole(self) -> FeatureState:
         return self.observe(np.arange(len(self.cell_T)))

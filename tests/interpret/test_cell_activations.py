@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.interpret import features
+from engine.interpret import codes
 from engine.interpret.cell_activations import add_peaks
 from tests.interpret.small_pass import CELLS, FEATURES, SmallPass
 
 
-@pytest.mark.parametrize("chunk", [5, 10_000])
-def test_peaks_equal_brute_force(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(features, "CHUNK_TOKENS", chunk)
+@pytest.mark.parametrize("rows", [5, 10_000])
+def test_peaks_equal_brute_force(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(codes, "DENSE_BYTES", 4 * FEATURES * rows)
     case = SmallPass.random(0)
     expected_CF = np.zeros((CELLS, FEATURES), np.float32)
     np.maximum.at(expected_CF, case.cell_T[case.gene_tokens], case.activations[case.gene_tokens])

@@ -8,7 +8,6 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from engine.interpret import statistics
-from engine.interpret.runs import level_count
 from tests.interpret.small_pass import FEATURES, LABELS, SmallPass
 
 
@@ -32,11 +31,13 @@ def test_benjamini_hochberg_equals_scipy() -> None:
     assert statistics.benjamini_hochberg(np.empty(0)).size == 0
 
 
-@pytest.mark.parametrize(("bits", "tolerance"), [(23, 1e-12), (4, 0.02)])
-def test_rank_test_equals_scikit_learn_and_scipy(bits: int, tolerance: float) -> None:
-    case = SmallPass.random(2, level_bits=bits)
+@pytest.mark.parametrize(("exact", "tolerance"), [(True, 1e-12), (False, 0.03)])
+def test_rank_test_equals_scikit_learn_and_scipy(exact: bool, tolerance: float) -> None:
+    case = SmallPass.random(2, exact_levels=exact)
     state = case.whole()
-    test = statistics.rank_test(state.levels, 2, FEATURES, state.label_cells_L, level_count(bits))
+    test = statistics.rank_test(
+        state.features.levels, 2, FEATURES, state.tokens.label_cells_L, state.plan.n_levels
+    )
     rows = case.gene_tokens
     cells = np.array([cell for cell in np.unique(case.cell_T[rows]) if case.label_of_cell[cell] >= 0])
     peaks = np.array([case.activations[rows[case.cell_T[rows] == cell]].max(axis=0) for cell in cells])
@@ -48,7 +49,7 @@ def test_rank_test_equals_scikit_learn_and_scipy(bits: int, tolerance: float) ->
             assert test.auroc_FL[feature - 2, label] == pytest.approx(
                 roc_auc_score(is_label, peak), abs=tolerance
             )
-            if bits == 23 and peak.any():
+            if exact and peak.any():
                 expected = stats.mannwhitneyu(
                     peak[is_label],
                     peak[~is_label],
@@ -62,8 +63,10 @@ def test_rank_test_equals_scikit_learn_and_scipy(bits: int, tolerance: float) ->
 def test_blocks_of_features_agree() -> None:
     case = SmallPass.random(5)
     state = case.whole()
-    whole = statistics.rank_test(state.levels, 0, FEATURES, state.label_cells_L, level_count(23))
-    part = statistics.rank_test(state.levels, 4, 9, state.label_cells_L, level_count(23))
+    whole = statistics.rank_test(
+        state.features.levels, 0, FEATURES, state.tokens.label_cells_L, state.plan.n_levels
+    )
+    part = statistics.rank_test(state.features.levels, 4, 9, state.tokens.label_cells_L, state.plan.n_levels)
     np.testing.assert_array_equal(part.auroc_FL, whole.auroc_FL[4:9])
     np.testing.assert_array_equal(part.hits_FL, whole.hits_FL[4:9])
 
@@ -72,5 +75,7 @@ def test_one_label_for_all_cells_says_nothing() -> None:
     case = SmallPass.random(0)
     case.label_of_cell[:] = 1
     state = case.whole()
-    test = statistics.rank_test(state.levels, 0, FEATURES, state.label_cells_L, level_count(23))
+    test = statistics.rank_test(
+        state.features.levels, 0, FEATURES, state.tokens.label_cells_L, state.plan.n_levels
+    )
     assert np.isnan(test.auroc_FL).all()

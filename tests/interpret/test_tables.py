@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from engine.interpret.tables import tabulate
+from engine.interpret.tables import TableOptions, tabulate
 from tests.interpret.small_pass import FEATURES, GENES, LABELS, SmallPass
 
 
 def test_top_genes_are_normalised_by_occurrence() -> None:
     case = SmallPass.random(0)
-    tables = tabulate(case.whole(), case.names, top_genes=3)
+    tables = tabulate(case.whole(), case.names, TableOptions(top_genes=3))
     rows = case.gene_tokens
     for feature in range(FEATURES):
         activation = pd.Series(case.activations[rows, feature]).groupby(case.gene_T[rows])
@@ -30,14 +30,14 @@ def test_top_genes_are_normalised_by_occurrence() -> None:
 
 def test_rare_genes_can_be_left_out_of_the_ranking() -> None:
     case = SmallPass.random(0)
-    tables = tabulate(case.whole(), case.names, top_genes=GENES, min_gene_tokens=34)
+    tables = tabulate(case.whole(), case.names, TableOptions(top_genes=GENES, min_gene_tokens=34))
     assert (tables.top_genes["occurrences"] >= 34).all()
     assert len(tables.top_genes) > 0
 
 
 def test_top_cells_carry_max_and_mean() -> None:
     case = SmallPass.random(1, top_cells=4)
-    tables = tabulate(case.whole(), case.names, top_genes=1)
+    tables = tabulate(case.whole(), case.names, TableOptions(top_genes=1))
     rows = case.gene_tokens
     for feature in range(FEATURES):
         by_cell = pd.Series(case.activations[rows, feature]).groupby(case.cell_T[rows])
@@ -52,7 +52,7 @@ def test_top_cells_carry_max_and_mean() -> None:
 
 def test_feature_rows_describe_every_feature() -> None:
     case = SmallPass.random(2)
-    table = tabulate(case.whole(), case.names, top_genes=2).features
+    table = tabulate(case.whole(), case.names, TableOptions(top_genes=2)).features
     rows, a_TF = case.gene_tokens, case.activations
     assert table["feature"].tolist() == list(range(FEATURES))
     silent = table.iloc[FEATURES - 1]
@@ -73,7 +73,7 @@ def test_feature_rows_describe_every_feature() -> None:
 
 def test_label_rows_cover_every_firing_feature_once() -> None:
     case = SmallPass.random(3)
-    tables = tabulate(case.whole(), case.names, top_genes=2)
+    tables = tabulate(case.whole(), case.names, TableOptions(top_genes=2))
     alive = tables.features.query("n_tokens > 0")["feature"].tolist()
     assert tables.labels["feature"].tolist() == np.repeat(alive, len(LABELS)).tolist()
     assert tables.labels["label"].tolist() == list(LABELS) * len(alive)
@@ -90,7 +90,7 @@ def test_label_rows_cover_every_firing_feature_once() -> None:
 def test_without_labels_there_is_no_label_table() -> None:
     case = SmallPass.random(0)
     names = type(case.names)(case.names.gene_id_G, case.names.gene_name_G, case.names.cell_names)
-    tables = tabulate(case.whole(), names, top_genes=2)
+    tables = tabulate(case.whole(), names, TableOptions(top_genes=2))
     assert tables.labels.empty
     assert "best_label" not in tables.features
     assert "label" not in tables.top_cells

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from jobs.features import main
@@ -25,8 +26,8 @@ def test_writes_tables_products_and_record(
     assert record["counts_in"] == {"tokens": CELLS * 30, "cells": CELLS, "features": FEATURES}
     assert record["counts_out"]["features_fired"] <= FEATURES
     assert record["peak_memory_bytes"]["worker"] > 0
-    for name in ("features", "top_genes", "top_cells", "labels"):
-        assert (output / f"{name}.parquet").is_file()
+    for name in ("features", "top_genes", "top_cells", "labels", "histograms", "partners"):
+        assert len(pd.read_parquet(output / name))
     genes = json.loads((output / "feature_gene_associations.json").read_text())
     assert list(genes) == [str(feature) for feature in range(FEATURES)]
     assert all(len(entry["top_genes"]) <= 4 for entry in genes.values())
@@ -39,6 +40,7 @@ def test_writes_tables_products_and_record(
     [
         (["--label", "tissue"], "--label tissue"),
         (["--top-genes", "0"], "--top-genes is 0"),
+        (["--partners", "-1"], "--partners is -1"),
         (["--hook", "resid_post_0"], "trained at resid_post_1"),
     ],
 )

@@ -82,10 +82,10 @@ def test_samples_of_each_kind(location: Location) -> None:
 
 def test_damage_met_by_the_sample_is_a_problem_not_a_crash(location: Location) -> None:
     test_features.write(location)
-    content = location.read("features.parquet")
-    location.put("features.parquet", bytes([content[0] ^ 1]) + content[1:])
+    content = location.read("features/00000.parquet")
+    location.put("features/00000.parquet", bytes([content[0] ^ 1]) + content[1:])
     (problem,) = describe(location).problems
-    assert "features.parquet" in problem
+    assert "features/00000.parquet" in problem
 
 
 def test_anything_else_is_refused(place: Location) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.interpret.page.content import CellMap, Command, Curve, Measure, PageContent, Series, Step
-from engine.interpret.tables import Names, tabulate
+from engine.interpret.tables import Names, TableOptions, tabulate
 from tests.interpret.small_pass import CELLS, FEATURES, GENES, SmallPass
 
 HOSTILE = "</script><img src=x onerror=document.title='hacked'>&<!--"
@@ -38,7 +38,7 @@ def example(seed: int = 0) -> PageContent:
             case.label_of_cell.tolist(),
             np.random.default_rng(0).random((CELLS, 2)).astype(np.float32),
         ),
-        tables=tabulate(case.whole(), names, top_genes=5),
+        tables=tabulate(case.whole(), names, TableOptions(top_genes=5)),
         peak_CF=peak_CF,
         curves=(
             Curve(
