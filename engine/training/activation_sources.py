@@ -6,21 +6,23 @@ Legend: B tokens of a batch, Q of a slot (see `engine.training.mixing`), T of bo
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from itertools import count
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from engine import models
 from engine.streaming.inputs import Inputs
-from engine.training.chunks import ITEM_BYTES, Activations, CellChunks, ChunkEncoder, to_float
+from engine.training.chunks import ITEM_BYTES, Activations, CellChunks, OwnChunks, to_float
 from engine.training.mixing import mixed
 from engine.training.prefetch import prefetched
 from engine.training.recipe import Share
 from storage.activations import ActivationCache
 from storage.errors import InputError
 from storage.shuffled_cells import read_cells
+
+if TYPE_CHECKING:
+    from engine.training.encoder_pool import PooledChunks
 
 # A batch of whole cells is a few cells' worth of correlated tokens; quality still improves at 32 batches'
 # worth of cells shuffled together (specs/sae.md section 5).
@@ -196,16 +198,19 @@ class StreamedActivations:
         slot_tokens = self._chunk_tokens(chunks.size)
         step_tokens = share.batch // share.world
         first, skip = divmod(start_step * step_tokens, slot_tokens)
-        made = prefetched(self._made(chunks, first, share, device), depth=1)
+        pool = self._pool(chunks, first, share, device)
         slots = mixed(
-            made,
+            prefetched(iter(pool), depth=1),
             first,
             window=max(FEWEST_CHUNKS, math.ceil(WINDOW_STEPS * step_tokens / slot_tokens)),
             slot_tokens=slot_tokens,
             entropy=(share.seed, share.rank),
         )
-        for x_BD in _cut(slots, skip, share.micro_batch):
-            yield to_float(x_BD, device)
+        try:
+            for x_BD in _cut(slots, skip, share.micro_batch):
+                yield to_float(x_BD, device)
+        finally:
+            pool.close()
 
     def chunks(self, seed: int) -> CellChunks:
         """The same whatever the batch and the number of workers, which only deal them out."""
@@ -226,17 +231,16 @@ class StreamedActivations:
     def _chunk_tokens(self, n_cells: int) -> int:
         return max(1, int(n_cells * self.cell_tokens))
 
-    def _made(
+    def _pool(
         self, chunks: CellChunks, first: int, share: Share, device: torch.device
-    ) -> Iterator[Activations]:
+    ) -> "PooledChunks | OwnChunks":
         """This worker's chunks from its number `first` on: by the pool, or by this process itself."""
         if share.room is None:
-            encoder = ChunkEncoder(chunks, str(device))
-            return (encoder.make(number) for number in count(first * share.world + share.rank, share.world))
+            return OwnChunks(chunks, share, first * share.world, device)
         # Imports Ray, which a process that trains by itself can spare itself.
         from engine.training.encoder_pool import PooledChunks
 
-        return iter(PooledChunks(chunks, share, share.room, first * share.world, device))
+        return PooledChunks(chunks, share, share.room, first * share.world, device)
 
 
 def _cut(slots: Iterator[Activations], skip: int, size: int) -> Iterator[Activations]:

@@ -5,8 +5,10 @@ A chunk is a function of its number, whoever makes it: this process, or any acto
 Legend: N tokens kept of a chunk, D width.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from engine.streaming.forward import encode_cells
 from engine.streaming.members import Member
 from engine.streaming.packing import BATCH_TOKENS
 from engine.streaming.products.activations import ActivationProduct
+from engine.training.recipe import Share
 from storage.cell_order import CellOrder
 from storage.cells import CellStore
 from storage.checkpoints import local_copy
@@ -127,6 +130,21 @@ class ChunkEncoder:
         """Chunk `number`, read and encoded here."""
         chunk = self.chunks.chunk(number)
         return self.activations(chunk, self.reader.tokens(chunk))
+
+
+class OwnChunks:
+    """A worker's chunks, made in its own process."""
+
+    def __init__(self, chunks: CellChunks, share: Share, first: int, device: torch.device) -> None:
+        """`first`: chunk of the whole stream at which the first worker begins."""
+        self.encoder = ChunkEncoder(chunks, str(device))
+        self.numbers = count(first + share.rank, share.world)
+
+    def __iter__(self) -> Iterator[Activations]:
+        return map(self.encoder.make, self.numbers)
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 def to_float(x_ND: Activations, device: torch.device) -> torch.Tensor:

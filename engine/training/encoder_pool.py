@@ -144,6 +144,11 @@ class PooledChunks:
             # Held by its name only: the feed ends when the first worker lets go of it.
             self.feed = ray.get_actor(name)
 
+    def close(self) -> None:
+        """Ends the pool, on the first worker; when no worker needs it any more."""
+        if self.share.rank == 0:
+            ray.kill(self.feed)
+
     def __iter__(self) -> Iterator[Activations]:
         """Without end. Raises what made a chunk impossible to encode."""
         expected = self.first + self.share.rank

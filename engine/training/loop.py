@@ -58,6 +58,7 @@ def train(
                 table.write()
             committed = checkpoints.save(engine, worker, step + 1, options.zero)
             on_checkpoint({"step": step + 1, "loss": float(values["loss"])}, committed)
+    del stream  # encoders that fed it end here, not only when the model is published
     if table is not None:
         table.close()
     _finish(recipe, options, output, engine, worker)

@@ -1,6 +1,5 @@
 """What training workers and encoder actors reserve in Ray, so that both fit beside each other."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.training.options import TrainingOptions
@@ -25,28 +24,27 @@ class Room:
 
 
 def plan_room(
-    options: TrainingOptions, actors: int | None, have: Mapping[str, float], *, one_machine: bool
+    options: TrainingOptions, actors: int | None, *, cpus: float, gpus: float, grows: bool = False
 ) -> Room:
     """Room for the workers and for `actors` encoders (0: none, None: as many as the workers leave room for).
 
-    `have`: Ray's resources. Raises InputError when they do not fit on one machine, where they would wait for
-    ever; a cluster may still grow.
+    `cpus`, `gpus`: what Ray has. Raises InputError when they do not fit and Ray has no autoscaler (`grows`):
+    they would wait for ever.
     """
-    gpus, cpus = have.get("GPU", 0.0), have.get("CPU", 0.0)
-    if one_machine:
+    if not grows:
         _require_workers(options, cpus, gpus)
     if actors == 0:
         return Room(options.cpus_per_worker, 1.0 if gpus else 0.0)
     room = _on_gpus(options, actors, gpus) if gpus else _on_cpus(options, actors, cpus)
     used_cpus = options.workers * room.worker_cpus + room.actors * room.actor_cpus
     used_gpus = options.workers * room.worker_gpus + room.actors * room.actor_gpus
-    if one_machine and (used_cpus > cpus or used_gpus > gpus):
+    if not grows and (used_cpus > cpus or used_gpus > gpus):
         raise InputError(
             f"{options.workers} workers and {room.actors} encoders need {used_cpus:g} cores"
             + (f" and {used_gpus:g} GPUs" if gpus else "")
             + f"; Ray has {cpus:g}"
             + (f" and {gpus:g}" if gpus else "")
-            + " on this machine. Lower --actors, --workers or --cpus-per-worker, or give --address."
+            + ". Lower --actors, --workers or --cpus-per-worker, or give --address."
         )
     return room
 
@@ -75,9 +73,10 @@ def _require_workers(options: TrainingOptions, cpus: float, gpus: float) -> None
     if 0 < cpus < wanted:
         raise InputError(
             f"{options.workers} workers with {options.cpus_per_worker} cores each need {wanted} cores; Ray "
-            f"has {cpus:g} on this machine. Lower --workers or --cpus-per-worker, or give --address."
+            f"has {cpus:g}. Lower --workers or --cpus-per-worker, or give --address."
         )
     if 0 < gpus < options.workers:
         raise InputError(
-            f"{options.workers} workers need a GPU each; this machine has {gpus:g}. Lower --workers."
+            f"{options.workers} workers need a GPU each; Ray has {gpus:g}. Lower --workers, or give "
+            "--address."
         )

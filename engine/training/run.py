@@ -93,10 +93,11 @@ def _ready(output: Location, options: TrainingOptions) -> int:
 
 
 def _room(recipe: Recipe, options: TrainingOptions) -> Room:
-    import ray
+    # Imports Ray, which a process that trains by itself can spare itself.
+    from engine.streaming.capacity import Capacity
 
-    n_nodes = sum(node["Alive"] for node in ray.nodes())
-    return plan_room(options, recipe.actors, ray.cluster_resources(), one_machine=n_nodes == 1)
+    there = Capacity.now()
+    return plan_room(options, recipe.actors, cpus=there.cpus, gpus=there.gpus, grows=there.grows)
 
 
 def _train_on_ray(

@@ -5,6 +5,7 @@ Legend: B tokens of a batch, D width, F features.
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,9 @@ class SparseRecipe:
     def batches(
         self, module: nn.Module, start_step: int, share: Share, device: torch.device
     ) -> Iterator[Batch]:
-        return ({"x_BD": x_BD} for x_BD in self.source.batches(start_step, share, device))
+        with closing(self.source.batches(start_step, share, device)) as stream:
+            for x_BD in stream:
+                yield {"x_BD": x_BD}
 
     def tokens(self, batch: Batch) -> int:
         return len(batch["x_BD"])
