@@ -19,15 +19,15 @@ as the only point where something becomes true.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 from storage.durable_files import Buffer
 from storage.errors import DamagedDataset, InputError, LineageMismatch
 from storage.locations import Location
-from storage.protocol import leases
+from storage.protocol import leases, places
 from storage.protocol.lineage import MemberPlan, as_json, plan_body, require_same_plan
 from storage.protocol.snapshots import (
     LEASES,
@@ -46,12 +46,6 @@ from storage.protocol.snapshots import (
 )
 
 __all__ = ["Dataset", "MemberPlan", "MemberWriter", "Record", "Snapshot", "Stored", "open_snapshot"]
-
-# What a job may leave in an output directory before its dataset exists.
-_NOT_FOREIGN = {"run.json"}
-
-# Nothing can be created there, today or when asked again.
-_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT}
 
 # Age of a temporary file that nobody is writing any more: an object is written in seconds, not in an hour.
 _TORN_SECONDS = 3600
@@ -95,13 +89,12 @@ class Dataset:
         """
         location = Location.of(location)
         asked = plan_body(kind, lineage, members)
-        found = _read_plan(location)
+        found = places.read_plan(location)
         if found is not None and overwrite:
-            _remove_dataset(location)
+            places.clear(location)
             found = None
         if found is None:
-            _refuse_foreign_files(location)
-            if _began(location, asked):
+            if places.begin(location, asked):
                 return cls(location, asked)
             found = unseal(location, PLAN)
         require_same_plan(location, found, asked)
@@ -111,7 +104,7 @@ class Dataset:
     def open(cls, location: Location | str, lineage_id: str | None = None) -> Dataset:
         """The dataset planned at a location, finished or not. Raises InputError, LineageMismatch."""
         location = Location.of(location)
-        found = _read_plan(location)
+        found = places.read_plan(location)
         if found is None:
             raise InputError(f"{location}: no dataset here ({PLAN} is missing)")
         if lineage_id not in (None, found["lineage_id"]):
@@ -122,7 +115,7 @@ class Dataset:
         return cls(location, found)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dataset.open, (self.location, self.lineage_id)
+        return _reopened, (self.location, self.lineage_id)
 
     @property
     def is_complete(self) -> bool:
@@ -210,7 +203,8 @@ class Dataset:
 
     def require_current(self) -> None:
         """Raise LineageMismatch when the directory was given to another plan since this was opened."""
-        Dataset.open(self.location, self.lineage_id)
+        if not places.is_planned(self.location, self.lineage_id):
+            Dataset.open(self.location, self.lineage_id)
 
     def _planned(self, key: str) -> MemberPlan:
         if key not in self._by_key:
@@ -308,52 +302,16 @@ class MemberWriter:
         )
 
 
-def _read_plan(location: Location) -> dict[str, Any] | None:
-    try:
-        return unseal(location, PLAN)
-    except FileNotFoundError:
-        return None
+def _reopened(location: Location, lineage_id: str) -> Dataset:
+    dataset = _opened(location, lineage_id)
+    dataset.require_current()
+    return dataset
 
 
-def _began(location: Location, asked: Mapping[str, Any]) -> bool:
-    """Create the plan; False when another process did. Raises InputError where nothing can be written."""
-    try:
-        if location.local is None:
-            location.require_conditional_create()
-        return location.create(PLAN, seal(asked))
-    except OSError as error:
-        if error.errno not in _UNWRITABLE and not isinstance(error, PermissionError):
-            raise
-        raise InputError(
-            f"{location}: cannot be written ({error.strerror or error}); give --output a place with write "
-            "permission and room"
-        ) from error
-
-
-def _refuse_foreign_files(location: Location) -> None:
-    ours = (f"{LOG}/", f"{LEASES}/")
-    foreign = [name for name in location.list() if name not in _NOT_FOREIGN and not name.startswith(ours)]
-    # A plan that has appeared since means that another process started the same dataset a moment ago.
-    if foreign and _read_plan(location) is None:
-        raise InputError(
-            f"{location}: holds files that are no dataset ({', '.join(foreign[:3])}"
-            f"{', ...' if len(foreign) > 3 else ''}); give an empty or new --output"
-        )
-
-
-def _remove_dataset(location: Location) -> None:
-    """Remove in an order that a kill cannot turn into a lie: what vouches for something goes before it."""
-    names = list(location.list())
-    vouchers = (f"{LOG}/snapshot-", f"{LOG}/member-")
-    for prefix in vouchers:
-        for name in names:
-            if name.startswith(prefix):
-                location.delete(name)
-    for name in names:
-        if name != PLAN and not name.startswith(vouchers):
-            location.delete(name)
-    location.delete(PLAN)
-    location.delete_all()
+@lru_cache(maxsize=4)
+def _opened(location: Location, lineage_id: str) -> Dataset:
+    # A dataset comes with every member that reaches a committing process, and its plan may be long.
+    return Dataset.open(location, lineage_id)
 
 
 def _refuse_reserved(name: str) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -209,3 +210,34 @@ def test_datasets_and_snapshots_travel_by_location(place: Location) -> None:
     snapshot = open_snapshot(place, "test")
     assert len(pickle.dumps(snapshot)) < 400
     assert pickle.loads(pickle.dumps(snapshot)) == snapshot
+
+
+def test_committing_a_member_does_not_read_the_whole_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [MemberPlan(f"{number:05d}", {"start": number}) for number in range(20_000)]
+    dataset = planned(str(tmp_path), members=members)
+    pickled, amounts = pickle.dumps(dataset.member("00001")), []
+    pickle.loads(pickled)  # the first one in a process opens the dataset
+    for name in ("read", "read_ranges"):
+        original = getattr(Location, name)
+
+        def counted(*arguments: Any, original: Any = original) -> Any:
+            found = original(*arguments)
+            amounts.append(len(found) if isinstance(found, bytes) else sum(map(len, found)))
+            return found
+
+        monkeypatch.setattr(Location, name, counted)
+    writer = pickle.loads(pickled)
+    writer.put("a/00001", b"x")
+    writer.commit()
+    assert sum(amounts) < 200_000 < (tmp_path / "_log" / "00000000.json").stat().st_size
+
+
+def test_a_lineage_longer_than_the_head_of_a_plan(tmp_path: Path) -> None:
+    dataset = planned(str(tmp_path), lineage={"genes": [f"ENSG{number:011d}" for number in range(10_000)]})
+    write(dataset, "00")
+    assert len(list(dataset.records())) == 1
+    planned(str(tmp_path), lineage={"genes": []}, overwrite=True)
+    with pytest.raises(LineageMismatch):
+        dataset.require_current()
