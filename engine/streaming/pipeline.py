@@ -50,8 +50,7 @@ def stream(
     """Encode and commit the pending members on the connected Ray; returns what the committed ones took.
 
     board: handle of the `ActivityBoard` that is told of every member encoded.
-
-    Raises what Ray raises when a member fails for good.
+    Raises what Ray raises when a member fails for good, and NoRoom where no encoder fits.
     """
     capacity, n_devices = Capacity.now(), recipe.tensor_parallel
     pool = pool_size(capacity, workers, n_devices, len(pending))
@@ -62,18 +61,18 @@ def stream(
     )
     groups = PlacementGroups(n_devices, of_device) if n_devices > 1 else None
     fused = device == "cpu" if workers.fused is None else workers.fused
+    reading = OwnReading(inputs.store, recipe.max_tokens, recipe.seed) if fused else None
+    cpus_left = capacity.cpus - pool.initial * n_devices * pool.cpus_per_device
     sink = CommitSink()
     with DataContext.current(_context()), warnings.catch_warnings():
         # The named parameters that replace ray_remote_args from Ray 2.64 on have no bound on retries in 2.60.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         if fused:
-            rows = ray.data.from_arrow([one_row(member) for member in pending])
-            reading = OwnReading(inputs.store, recipe.max_tokens, recipe.seed)
+            # Not from_arrow, which runs a task for each table to learn how many rows it has.
+            rows = ray.data.from_blocks([one_row(member) for member in pending])
         else:
             tokenise = inputs.tokeniser(recipe.max_tokens, recipe.seed)
-            cpus_left = capacity.cpus - pool.initial * n_devices * of_device["CPU"]
             rows = _tokenised(inputs.store, pending, tokenise, _reader_cpus(cpus_left, grows=capacity.grows))
-            reading = None
         encoded = rows.map_batches(
             EncodeMembers,
             fn_constructor_args=(spec, Assignment(dataset, product, owner, courteous), reading, board),
