@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from storage.activations.fp8 import quantise
+from storage.activations.pool import PoolsAhead, TokenPool, joined
 from storage.activations.shards import (
     PRECISIONS,
     StoredActivations,
@@ -26,6 +29,7 @@ from storage.activations.shards import (
     decode_shard,
     encode_shard,
     read_header,
+    row_bytes,
     shard_name,
 )
 from storage.activations.token_order import TokenOrder
@@ -150,14 +154,12 @@ class ActivationCache:
         return self._stored(hook, key).tokens()
 
     def _stored(self, hook: str, key: str) -> StoredActivations:
-        if hook not in self.hooks:
-            raise InputError(
-                f"{self.snapshot.location}: no activations at hook {hook!r}; the cache holds "
-                f"{', '.join(self.hooks)}"
-            )
+        self._require(hook)
         name = shard_name(hook, key)
         try:
-            return decode_shard(self.snapshot.read(name))[0]
+            content = np.empty(self.snapshot.all_objects[name].size, np.uint8)
+            self.snapshot.read_into(name, content)
+            return decode_shard(content)[0]
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedDataset(f"{self.snapshot.location}/{name}: no activation shard ({error})") from error
 
@@ -170,56 +172,47 @@ class ActivationCache:
         start_batch: int = 0,
         rank: int = 0,
         world: int = 1,
-        shards_in_buffer: int = 8,
+        shards_in_buffer: int = 4,
     ) -> Iterator[TokenActivations]:
         """Endless shuffled batches of exactly `batch_tokens` tokens, a function of the arguments alone.
 
-        Every pass draws a new order of shards; `shards_in_buffer` of them (in memory: that many, say 2 GiB)
-        are shuffled together and cut into batches, which run on from one pool and one pass into the next, so
-        each token is seen once a pass. Batch b of worker `rank` is batch b * world + rank of this stream: an
-        iterator started at `start_batch` continues exactly where another stopped.
+        Every pass draws a new order of shards; `shards_in_buffer` of them (say 1 GiB) are shuffled together
+        and cut into batches, which run on from one pool and one pass into the next, so each token is seen
+        once a pass. The next pool is read meanwhile: two are in memory. Batch b of worker `rank` is batch
+        b * world + rank of this stream: an iterator started at `start_batch` continues exactly where another
+        stopped.
         """
+        self._require(hook)
         order = TokenOrder([int(record.facts["n_tokens"]) for record in self.members], seed, shards_in_buffer)
         if order.n_tokens == 0:
             raise InputError(f"{self.snapshot.location}: the cache holds no tokens")
-        pool: tuple[tuple[int, int], StoredActivations] | None = None
-        batch = start_batch
-        while True:
-            start = (batch * world + rank) * batch_tokens
-            parts = []
-            for epoch, number, rows in order.rows(start, start + batch_tokens):
-                if pool is None or pool[0] != (epoch, number):
-                    pool = None  # let go of the old pool before the new one is read
-                    pool = ((epoch, number), self._pool(hook, order.shards(epoch, number)))
-                parts.append(pool[1].select(rows))
-            yield _joined(parts).tokens()
-            batch += 1
+        with ThreadPoolExecutor(1, thread_name_prefix="token-pool") as reader:
+            pools = PoolsAhead(
+                lambda number, pool: self._pool(hook, order.shards(number, pool)), order, reader
+            )
+            for batch in count(start_batch * world + rank, world):
+                pieces = order.rows(batch * batch_tokens, (batch + 1) * batch_tokens)
+                yield joined([pools.at(number, pool).select(rows) for number, pool, rows in pieces]).tokens()
 
-    def _pool(self, hook: str, shards: Sequence[int]) -> StoredActivations:
-        """Some members one after the other; memory peaks at the pool and one member."""
-        counts = [int(self.members[shard].facts["n_tokens"]) for shard in shards]
-        ends = np.cumsum(counts)
-        rows = np.empty((0, 0), np.uint8)
-        parts: list[StoredActivations] = []
-        for shard, count, end in zip(shards, counts, ends, strict=True):
-            part = self._stored(hook, self.members[shard].key)
-            if not parts:
-                rows = np.empty((int(ends[-1]), part.rows.shape[1]), np.uint8)
-            rows[end - count : end] = part.rows
-            parts.append(part.beside())
-        return _joined(parts)._replace(rows=rows)
+    def _require(self, hook: str) -> None:
+        if hook not in self.hooks:
+            raise InputError(
+                f"{self.snapshot.location}: no activations at hook {hook!r}; the cache holds "
+                f"{', '.join(self.hooks)}"
+            )
+
+    def _pool(self, hook: str, shards: Sequence[int]) -> TokenPool:
+        names = [shard_name(hook, self.members[shard].key) for shard in shards]
+        try:
+            return TokenPool.read(self.snapshot, names, row_bytes(self._header))
+        except (ValueError, KeyError, TypeError) as error:
+            found = f"{self.snapshot.location}: {', '.join(names)}: no activation shards ({error})"
+            raise DamagedDataset(found) from error
 
     @cached_property
     def _header(self) -> dict[str, Any]:
         name = shard_name(self.hooks[0], self.members[0].key)
         return read_header(lambda start, stop: self.snapshot.read_ranges(name, [(start, stop)])[0])
-
-
-def _joined(parts: Sequence[StoredActivations]) -> StoredActivations:
-    if len(parts) == 1:
-        return parts[0]
-    rows, precisions, *columns = zip(*parts, strict=True)
-    return StoredActivations(np.concatenate(rows), precisions[0], *map(np.concatenate, columns))
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

@@ -55,7 +55,7 @@ class StoredActivations(NamedTuple):
     """
 
     rows: npt.NDArray[np.uint8]
-    """Bytes of the activations, `[T, D * itemsize]`; read-only where they are still part of an object."""
+    """Bytes of the activations, `[T, D * itemsize]`."""
     precision: str
     """A key of `PRECISIONS`."""
     scale: npt.NDArray[np.float32]
@@ -72,9 +72,8 @@ class StoredActivations(NamedTuple):
         if self.precision == FP8:
             acts = torch.from_numpy(dequantise(self.rows, self.scale))
         else:
-            rows = self.rows if self.rows.flags.writeable else self.rows.copy()
-            dtype, shape = _torch_types()[self.precision], rows.shape
-            acts = torch.from_numpy(rows.ravel()).view(dtype).view(shape[0], shape[1] // dtype.itemsize)
+            dtype, (n, n_bytes) = _torch_types()[self.precision], self.rows.shape
+            acts = torch.from_numpy(self.rows.ravel()).view(dtype).view(n, n_bytes // dtype.itemsize)
         return TokenActivations(acts, self.cell, self.gene, self.pos, self.token_class)
 
     def select(self, rows: npt.NDArray[np.int64]) -> StoredActivations:
@@ -87,18 +86,6 @@ class StoredActivations(NamedTuple):
             self.gene.take(rows),
             self.pos.take(rows),
             self.token_class.take(rows),
-        )
-
-    def beside(self) -> StoredActivations:
-        """A copy without the activations, so that the object they lie in can go."""
-        return StoredActivations(
-            self.rows[:0].copy(),
-            self.precision,
-            self.scale.copy(),
-            self.cell.copy(),
-            self.gene.copy(),
-            self.pos.copy(),
-            self.token_class.copy(),
         )
 
 
@@ -155,31 +142,41 @@ def encode_shard(
     return b"".join([length, text, *(tensor.data for *_, tensor in tensors if tensor.size)])
 
 
-def read_header(read: Callable[[int, int], bytes]) -> dict[str, Any]:
-    """The JSON header of a safetensors file, given a function that reads its byte range [start, stop).
+def header_bytes(read: Callable[[int, int], bytes]) -> int:
+    """Bytes of a safetensors file before its tensors, given a function that reads a byte range [start, stop).
 
     Raises ValueError when it cannot be one.
     """
     end = _LENGTH_BYTES + int.from_bytes(read(0, _LENGTH_BYTES), "little")
     if end > _LONGEST_HEADER:
         raise ValueError(f"a header of {end:,} bytes")
-    header: dict[str, Any] = json.loads(read(_LENGTH_BYTES, end))
+    return end
+
+
+def read_header(read: Callable[[int, int], bytes]) -> dict[str, Any]:
+    """The JSON header of a safetensors file. Raises ValueError when it cannot be one."""
+    header: dict[str, Any] = json.loads(read(_LENGTH_BYTES, header_bytes(read)))
     return header
 
 
-def decode_shard(content: bytes) -> tuple[StoredActivations, dict[str, str]]:
-    """A shard, as views of `content`, and its metadata. Raises ValueError or KeyError when it is none."""
-    header = read_header(lambda start, stop: content[start:stop])
-    origin = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
+def row_bytes(header: Mapping[str, Any]) -> int:
+    """Bytes of one token's activations."""
+    return int(header["acts"]["shape"][1]) * _torch_types()[header["acts"]["dtype"]].itemsize
+
+
+def decode_shard(content: npt.NDArray[np.uint8]) -> tuple[StoredActivations, dict[str, str]]:
+    """A shard, as views of its bytes, and its metadata. Raises ValueError or KeyError when it is none."""
+    header = read_header(lambda start, stop: content[start:stop].tobytes())
+    origin = header_bytes(lambda start, stop: content[start:stop].tobytes())
 
     def column(name: str) -> npt.NDArray[Any]:
         dtype = _COLUMN_TYPES[header[name]["dtype"]]
         start = origin + header[name]["data_offsets"][0]
         return np.frombuffer(content, dtype, header[name]["shape"][0], start)
 
-    (n, width), precision = header["acts"]["shape"], header["acts"]["dtype"]
-    n_bytes = width * _torch_types()[precision].itemsize
-    rows = np.frombuffer(content, np.uint8, n * n_bytes, origin).reshape(n, n_bytes)
+    n, precision = header["acts"]["shape"][0], header["acts"]["dtype"]
+    n_bytes = row_bytes(header)
+    rows = content[origin : origin + n * n_bytes].reshape(n, n_bytes)
     scale = column("scale") if precision == FP8 else np.empty(0, np.float32)
     columns = (column(name) for name in ("cell", "gene", "pos", "class"))
     return StoredActivations(rows, precision, scale, *columns), header.get("__metadata__", {})

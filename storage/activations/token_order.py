@@ -40,6 +40,11 @@ class TokenOrder:
             yield number, pool, rows
             start += len(rows)
 
+    @property
+    def n_pools(self) -> int:
+        """Pools of a pass."""
+        return -(-len(self.tokens_per_shard) // self.pool_shards)
+
     def shards(self, number: int, pool: int) -> list[int]:
         """The shards of one pool of one pass, in the order in which its rows count."""
         order, _ = self._pass(number)

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
+from storage import durable_files
 from storage.durable_files import Buffer
 from storage.errors import DamagedDataset, InputError
 from storage.locations import Location
@@ -111,6 +114,22 @@ class Snapshot:
         if problem:
             raise DamagedDataset(f"{self.location}/{problem}; {_REBUILD}")
         return content
+
+    def read_into(self, name: str, buffer: npt.NDArray[np.uint8]) -> None:
+        """One whole object into memory of its size, its hash checked. Raises DamagedDataset."""
+        try:
+            if self.location.local is None:
+                content = np.frombuffer(self.location.read(name), np.uint8)
+                found = len(content)
+                buffer[: min(found, len(buffer))] = content[: len(buffer)]
+            else:
+                found = self.location.size(name)
+                durable_files.read_into(self.location.local / name, 0, buffer.data)
+        except FileNotFoundError as error:
+            raise DamagedDataset(f"{self.location}/{name}: missing; {_REBUILD}") from error
+        problem = _compare(name, self.all_objects[name], Stored(found, hash_of(buffer.data)))
+        if problem:
+            raise DamagedDataset(f"{self.location}/{problem}; {_REBUILD}")
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Byte ranges of one object; only their lengths are checked. Raises DamagedDataset."""

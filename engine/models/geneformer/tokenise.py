@@ -20,6 +20,8 @@ from engine.models.tokens import IntArray, Tokens
 
 PAD, MASK, CLS, EOS = "<pad>", "<mask>", "<cls>", "<eos>"
 CLASSES = {CLS: 1, "": 2}
+# Counts below this are ordered by a table; larger ones are rare enough to be sorted out one by one.
+_COMMON = 64
 
 
 class GeneformerTokeniser:
@@ -81,21 +83,58 @@ class GeneformerTokeniser:
             raise ModelError(
                 f"max_tokens {max_tokens}: no room for a gene beside {n_specials} special tokens"
             )
-        n_cells = len(indptr) - 1
-        ids_T, counts_T, cell_T = self._genes(indptr, indices, counts, match)
+        ids_T, counts_T, n_genes_C = self._genes(indptr, indices, counts, match)
+        rank_T, ids_by_rank = self._ranks(ids_T, counts_T)
+        kept_C = np.minimum(n_genes_C, limit)
+        lengths = kept_C + n_specials * (n_genes_C > 0)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        # Tokens are places in the order until all are sorted; `<cls>` and `<eos>` come last in it.
+        place_T = np.empty(offsets[-1], np.uint32)
+        if n_specials:
+            filled = n_genes_C > 0
+            place_T[offsets[:-1][filled]], place_T[offsets[1:][filled] - 1] = len(ids_by_rank) + np.arange(2)
+            ids_by_rank = np.append(ids_by_rank, [self.vocabulary[CLS], self.vocabulary[EOS]])
+        stops = np.cumsum(n_genes_C)
+        spans = zip(*(x.tolist() for x in (stops - n_genes_C, stops, offsets[:-1], kept_C)), strict=True)
+        for start, stop, first, n_kept in spans:
+            genes = rank_T[start:stop]
+            genes.sort()
+            first += n_specials // 2
+            place_T[first : first + n_kept] = genes[:n_kept]
+        return Tokens(ids_by_rank[place_T].astype(np.int32), np.zeros(len(place_T), np.float32), offsets)
+
+    def _ranks(self, ids_T: IntArray, counts_T: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint32], IntArray]:
+        """Place of each entry in the order by falling value, then token id, and the token id at each place.
+
+        Cells share most of their pairs of gene and count: the pairs are put in order once, and what is left
+        to do for a cell is to sort small integers.
+        """
+        n_known = _COMMON * len(self.gene_ids)
+        is_rare = counts_T >= _COMMON
+        if counts_T.dtype.kind == "f":
+            is_rare |= counts_T != np.floor(counts_T)
+        rare = np.flatnonzero(is_rare)
+        # One number says token and count, in the order of tokens.
+        pair_T = np.multiply(ids_T, _COMMON, dtype=np.int64)
+        np.add(pair_T, counts_T, out=pair_T, casting="unsafe")
+        rare_ids, rare_counts, pair_T[rare] = _distinct(ids_T[rare], counts_T[rare], n_known)
+        present = np.zeros(n_known + len(rare_ids), bool)
+        present[pair_T] = True
+        pair_U = np.flatnonzero(present)
+        known = pair_U[: len(pair_U) - len(rare_ids)]
+        ids_U = np.concatenate([known // _COMMON, rare_ids])
         # The total of a cell and the factor 10,000 of the original scale all its genes alike.
-        value_T = counts_T / self._median_V[ids_T]
-        order_T = np.lexsort((ids_T, -value_T, cell_T))
-        ids_T = ids_T[order_T]
-        n_genes_C = np.bincount(cell_T, minlength=n_cells)
-        rank_T = np.arange(len(ids_T)) - np.repeat(np.cumsum(n_genes_C) - n_genes_C, n_genes_C)
-        ids_T = ids_T[rank_T < limit]
-        return self._with_specials(ids_T, np.minimum(n_genes_C, limit))
+        value_U = np.concatenate([known % _COMMON, rare_counts]) / self._median_V[ids_U]
+        order_U = np.lexsort((ids_U, -value_U))
+        rank = np.empty(len(present), np.uint32)
+        rank[pair_U[order_U]] = np.arange(len(order_U))
+        return rank[pair_T], ids_U[order_U]
 
     def _genes(
         self, indptr: IntArray, indices: IntArray, counts: npt.NDArray[Any], match: GeneMatch
-    ) -> tuple[IntArray, npt.NDArray[np.float64], IntArray]:
-        """Token id, count (> 0) and cell of each expressed gene, cell by cell; columns of one gene summed."""
+    ) -> tuple[IntArray, npt.NDArray[Any], IntArray]:
+        """Token id and count (> 0) of each expressed gene, cell by cell, and how many a cell has; columns of
+        one gene summed."""
         if match.duplicates:
             shape = (len(indptr) - 1, match.n_columns)
             known = np.flatnonzero(match.column_to_token >= 0)
@@ -107,22 +146,11 @@ class GeneformerTokeniser:
             ids_T, counts_T, indptr = summed.indices, summed.data, summed.indptr
         else:
             ids_T, counts_T = match.column_to_token[indices], counts
-        cell_T = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        if match.n_matched == match.n_columns and counts_T.min(initial=1) > 0:
+            return ids_T, counts_T, np.diff(indptr)
         kept_T = (ids_T >= 0) & (counts_T > 0)
-        return ids_T[kept_T], counts_T[kept_T].astype(np.float64), cell_T[kept_T]
-
-    def _with_specials(self, ids_T: IntArray, n_genes_C: IntArray) -> Tokens:
-        lengths = n_genes_C + (2 * (n_genes_C > 0) if self.has_specials else 0)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        ids = np.empty(offsets[-1], np.int32)
-        is_gene = np.ones(offsets[-1], bool)
-        if self.has_specials:
-            filled = n_genes_C > 0
-            first, last = offsets[:-1][filled], offsets[1:][filled] - 1
-            ids[first], ids[last] = self.vocabulary[CLS], self.vocabulary[EOS]
-            is_gene[first] = is_gene[last] = False
-        ids[is_gene] = ids_T
-        return Tokens(ids, np.zeros(len(ids), np.float32), offsets)
+        n_genes_C = np.diff(np.concatenate([[0], np.cumsum(kept_T)])[indptr])
+        return ids_T[kept_T], counts_T[kept_T], n_genes_C
 
     def _token(self, gene_id: str) -> int:
         """Token id of a gene id or alias; -1 where there is none."""
@@ -132,3 +160,16 @@ class GeneformerTokeniser:
             if token >= 0 and self._rankable_V[token]:
                 return token
         return -1
+
+
+def _distinct(
+    ids_T: IntArray, counts_T: npt.NDArray[Any], first: int
+) -> tuple[IntArray, npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """The different pairs of token and count, and the number of each entry's pair, counted from `first`."""
+    order = np.lexsort((counts_T, ids_T))
+    ids, counts = ids_T[order], counts_T[order]
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (ids[1:] != ids[:-1]) | (counts[1:] != counts[:-1])
+    number = np.empty(len(order), np.int64)
+    number[order] = first + np.cumsum(is_new) - 1
+    return ids[is_new], counts[is_new], number

@@ -14,7 +14,10 @@ import torch
 
 from engine.models.tokens import FloatArray, IntArray
 
-UINT64 = npt.NDArray[np.uint64]
+# Tokens binned at once: what is computed for them stays in a core's cache.
+_TOKENS = 1 << 17
+# A table of all cells by all levels may have so many entries for each token.
+_SPARSEST = 8
 
 
 def bin_values(
@@ -26,21 +29,55 @@ def bin_values(
     Returns float32 bins from 1 to n_bins - 1. Zeros are left out of the quantiles; they get bin 1, or 0 with
     right=True, also in a cell that holds nothing else.
     """
-    bins_T = np.zeros(len(values_T), np.float32)
-    nonzero_T = np.flatnonzero(values_T != 0)
-    cell_T = np.repeat(np.arange(len(lengths)), lengths)[nonzero_T]
-    if len(nonzero_T):
-        n_C = np.bincount(cell_T, minlength=len(lengths))
-        filled, first_T = np.flatnonzero(n_C), values_T[nonzero_T]
-        row_T = (np.cumsum(n_C > 0) - 1)[cell_T].astype(np.uint64)
-        key_T = _sortable(first_T, row_T)
-        edges_CE = _quantiles(_unsortable(np.sort(key_T)), n_C[filled], n_bins - 1)
-        # Edges of all cells lie in one sorted array of (cell, value) keys: one search bins every value.
-        rows_CE = np.repeat(np.arange(len(filled), dtype=np.uint64), n_bins - 1)
-        edge_keys = _sortable(edges_CE.reshape(-1), rows_CE)
-        found_T = np.searchsorted(edge_keys, key_T, side="right" if right else "left")
-        bins_T[nonzero_T] = found_T - row_T.astype(np.int64) * (n_bins - 1)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    bins_T = np.empty(len(values_T), np.float32)
+    first = 0
+    while first < len(lengths):
+        stop = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _TOKENS, side="right")) - 1)
+        tokens = slice(offsets[first], offsets[stop])
+        bins_T[tokens] = _bins(values_T[tokens], lengths[first:stop], n_bins - 1, right)
+        first = stop
+    return bins_T
+
+
+def _bins(values_T: FloatArray, lengths: IntArray, n_edges: int, right: bool) -> FloatArray:
+    """By counting: counts take few different values, so cells are histograms over these, the levels."""
+    levels_L, level_T = _levels(values_T)
+    n_cells, n_levels = len(lengths), len(levels_L)
+    if n_cells > 1 and n_cells * n_levels > _SPARSEST * len(values_T) + 4096:
+        half = n_cells // 2
+        cut = int(lengths[:half].sum())
+        parts = ((values_T[:cut], lengths[:half]), (values_T[cut:], lengths[half:]))
+        return np.concatenate([_bins(*part, n_edges, right) for part in parts])
+    level_T += np.repeat(np.arange(n_cells) * n_levels, lengths)
+    times_CL = np.bincount(level_T, minlength=n_cells * n_levels).reshape(n_cells, n_levels)
+    times_CL[:, levels_L == 0] = 0
+    n_C = times_CL.sum(axis=1)
+    filled = np.flatnonzero(n_C)
+    bins_CL = np.zeros((n_cells, n_levels), np.float32)
+    if len(filled):
+        sorted_T = np.repeat(np.broadcast_to(levels_L, times_CL.shape).ravel(), times_CL.ravel())
+        edges_CE = _quantiles(sorted_T, n_C[filled], n_edges)
+        row_D, level_D = np.nonzero(times_CL[filled])
+        value_D, edges_DE = levels_L[level_D][:, None], edges_CE[row_D]
+        passed_DE = edges_DE <= value_D if right else edges_DE < value_D
+        bins_CL[filled[row_D], level_D] = passed_DE.sum(axis=1)
+    bins_T: FloatArray = bins_CL.ravel()[level_T]
     return bins_T if right else bins_T + np.float32(1)
+
+
+def _levels(values_T: FloatArray) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Ascending values that hold all of values_T, and the place of each value among them."""
+    if len(values_T) and values_T.min() >= 0 and values_T.max() < 1 << 20:
+        whole_T = values_T.astype(np.int64)
+        if bool((whole_T == values_T).all()):
+            present = np.zeros(int(whole_T.max()) + 1, bool)
+            present[whole_T] = True
+            levels = np.flatnonzero(present)
+            place = np.cumsum(present) - 1
+            return levels.astype(np.float32), place[whole_T]
+    levels_L, level_T = np.unique(values_T, return_inverse=True)
+    return levels_L, level_T.astype(np.int64)
 
 
 def log_values(values_T: FloatArray, lengths: IntArray, target_sum: float) -> FloatArray:
@@ -67,18 +104,3 @@ def _quantiles(sorted_T: FloatArray, n_C: IntArray, n_edges: int) -> FloatArray:
     nearer_a, nearer_b = a_CE + weight_CE * step_CE, b_CE - step_CE * (np.float32(1) - weight_CE)
     edges_CE: FloatArray = np.where(weight_CE < np.float32(0.5), nearer_a, nearer_b)
     return edges_CE
-
-
-def _sortable(values: FloatArray, rows: UINT64) -> UINT64:
-    """Keys that sort by row, then by float value: IEEE bits with the order of negatives reversed."""
-    bits = (values + np.float32(0)).view(np.uint32)  # + 0 turns -0.0 into 0.0
-    negative = (bits >> np.uint32(31)).astype(bool)
-    ordered = np.where(negative, ~bits, bits | np.uint32(0x80000000))
-    keys: UINT64 = (rows << np.uint64(32)) | ordered.astype(np.uint64)
-    return keys
-
-
-def _unsortable(keys: UINT64) -> FloatArray:
-    ordered = (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-    positive = (ordered >> np.uint32(31)).astype(bool)
-    return np.where(positive, ordered & np.uint32(0x7FFFFFFF), ~ordered).astype(np.uint32).view(np.float32)

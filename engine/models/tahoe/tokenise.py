@@ -82,12 +82,19 @@ class TahoeTokeniser:
             raise ModelError(
                 f"max_tokens {limit}: a cell needs room for its first {max(n_head, n_kept)} tokens"
             )
-        ids_T = match.column_to_token[indices]
-        known_T = ids_T >= 0
-        cell_T = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))[known_T]
-        n_genes_C = np.bincount(cell_T, minlength=len(indptr) - 1)
-        tokens = self._with_head(ids_T[known_T], counts[known_T].astype(np.float32), n_genes_C, n_head)
-        tokens = Tokens(tokens.ids_T, self._scaled(tokens, n_kept), tokens.offsets)
+        ids_T, values_T, n_genes_C = match.column_to_token[indices], counts, np.diff(indptr)
+        if match.n_matched < match.n_columns:
+            known_T = ids_T >= 0
+            n_genes_C = np.diff(np.concatenate([[0], np.cumsum(known_T)])[indptr])
+            ids_T, values_T = ids_T[known_T], counts[known_T]
+        values_T = values_T.astype(np.float32)
+        if n_kept == n_head:
+            tokens = self._with_head(ids_T, self._scaled(values_T, n_genes_C), n_genes_C, n_head)
+        else:
+            tokens = self._with_head(ids_T, values_T, n_genes_C, n_head)
+            rest_T = tokens.position_T >= n_kept
+            rest_C = np.maximum(tokens.lengths - n_kept, 0)
+            tokens.values_T[rest_T] = self._scaled(tokens.values_T[rest_T], rest_C)
         if not np.any(tokens.lengths > limit):
             return tokens
         global_C = first_cell + np.arange(tokens.n_cells) if cells is None else np.asarray(cells)
@@ -107,18 +114,12 @@ class TahoeTokeniser:
         ids[is_gene], values[is_gene] = ids_T, values_T
         return Tokens(ids, values, offsets)
 
-    def _scaled(self, tokens: Tokens, n_kept: int) -> FloatArray:
-        """Binned (or log-scaled) values of all but each cell's first n_kept tokens."""
-        values_T = tokens.values_T
-        rest_T = tokens.position_T >= n_kept
-        lengths = np.maximum(tokens.lengths - n_kept, 0)
-        if self.config.do_binning:
-            values_T[rest_T] = bin_values(
-                values_T[rest_T], lengths, n_bins=self.config.num_bins, right=self.config.right_binning
-            )
-        elif self.config.log_transform:
-            values_T[rest_T] = log_values(values_T[rest_T], lengths, self.config.target_sum)
-        return values_T
+    def _scaled(self, values_T: FloatArray, lengths: IntArray) -> FloatArray:
+        """Binned (or log-scaled, or raw) values of cells with so many values each."""
+        config = self.config
+        if config.do_binning:
+            return bin_values(values_T, lengths, n_bins=config.num_bins, right=config.right_binning)
+        return log_values(values_T, lengths, config.target_sum) if config.log_transform else values_T
 
 
 def _token_class(token: str) -> int:

@@ -102,6 +102,20 @@ def test_summing_gives_what_summed_counts_give() -> None:
     np.testing.assert_array_equal(twice.offsets, once.offsets)
 
 
+@pytest.mark.parametrize("scale", [1.0, 50.0, 0.3])
+def test_a_block_equals_sorting_every_cell(scale: float) -> None:
+    """Small counts, counts beyond the table of common ones, and fractions."""
+    random = np.random.default_rng(0)
+    own = tokeniser(v2=False)
+    counts = np.round(random.gamma(0.5, 4, (200, 5)) * scale, 0 if scale >= 1 else 1)
+    tokens = tokenise(own, counts.tolist())
+    medians = np.array(list(MEDIANS.values()))
+    for cell, row in enumerate(counts):
+        expressed = np.flatnonzero(row)
+        order = np.lexsort((expressed, -row[expressed] / medians[expressed]))
+        assert tokens.select([cell]).ids_T.tolist() == (expressed[order] + 2).tolist()
+
+
 def test_refusals() -> None:
     with pytest.raises(ModelError, match="no room for a gene beside 2 special tokens"):
         tokenise(tokeniser(v2=True), [[1, 0, 0, 0, 0]], max_tokens=2)

@@ -75,7 +75,7 @@ def test_a_shard_opens_with_safetensors(dtype: torch.dtype, n: int, tmp_path: Pa
     (tmp_path / "shard").write_bytes(content)
     with safe_open(tmp_path / "shard", "pt") as opened:
         assert opened.metadata() == {"model": "abc", "hook": "resid_post_0", "seed": "7"}
-    ours, metadata = activations.decode_shard(content)
+    ours, metadata = activations.decode_shard(np.frombuffer(bytearray(content), np.uint8))
     assert torch.equal(ours.tokens().acts, tokens.acts)
     assert metadata["model"] == "abc"
 
@@ -91,7 +91,9 @@ def test_shards_are_deterministic_and_aligned() -> None:
 
 def test_positions_beyond_16_bits_are_kept() -> None:
     tokens = shard(0, HOOKS[0])._replace(pos=np.arange(70_000, 70_011))
-    assert activations.decode_shard(encode(tokens, "h"))[0].pos.tolist() == list(range(70_000, 70_011))
+    assert activations.decode_shard(np.frombuffer(bytearray(encode(tokens, "h")), np.uint8))[
+        0
+    ].pos.tolist() == list(range(70_000, 70_011))
 
 
 @pytest.mark.parametrize("width", [6, 7])
@@ -107,7 +109,7 @@ def test_fp8_keeps_each_value_to_a_sixteenth(width: int) -> None:
     content = activations.encode_shard(codes, column, column, column, column % 3, {}, scale)
     stored = load_safetensors(content)
     assert stored["acts"].dtype == torch.float8_e4m3fn
-    found = activations.decode_shard(content)[0].tokens()
+    found = activations.decode_shard(np.frombuffer(bytearray(content), np.uint8))[0].tokens()
     assert torch.equal(found.acts, stored["acts"].float() * stored["scale"][:, None])
     assert found.token_class.tolist() == (column % 3).tolist()
     largest = acts.abs().amax(1, keepdim=True)
@@ -119,7 +121,7 @@ def test_fp8_says_when_a_token_is_no_number() -> None:
     codes, scale = activations.quantise(torch.tensor([[1.0, float("inf")], [1.0, 2.0]]))
     column = np.arange(2)
     content = activations.encode_shard(codes, column, column, column, column, {}, scale)
-    acts = activations.decode_shard(content)[0].tokens().acts
+    acts = activations.decode_shard(np.frombuffer(bytearray(content), np.uint8))[0].tokens().acts
     assert acts[0].isnan().all()
     assert acts[1].tolist() == [1.0, 2.0]
 
