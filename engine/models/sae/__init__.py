@@ -9,6 +9,7 @@ from engine.models.sae.model import SAE
 from engine.models.sae.objective import SparseLoss, TrainingModule, objective
 from engine.models.sae.options import ObjectiveOptions
 from engine.models.sae.selection import SparseCodes
+from engine.models.sae.shards import export_shards, load_shards, save_shards
 
 __all__ = [
     "SAE",
@@ -21,11 +22,14 @@ __all__ = [
     "calibrate_threshold",
     "create",
     "export_form",
+    "export_shards",
     "fit_encoder_scale",
     "fold_decoder_norm",
     "fold_input_scaling",
     "initialise",
     "load",
+    "load_shards",
     "objective",
     "save",
+    "save_shards",
 ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from engine.models.errors import ModelError
-from engine.models.sae.config import TRAINING_FORMS, from_json, to_json
+from engine.models.sae.config import TRAINING_FORMS, SAEConfig, from_json, to_json
 from engine.models.sae.folds import export_form
 from engine.models.sae.model import DTYPES, SAE
 from engine.models.weights import fill, read_json, read_safetensors
@@ -57,6 +58,11 @@ def save(sae: SAE, directory: Path | str) -> None:
     dtype = DTYPES[sae.config.dtype]
     weights = {name: part.detach().cpu().to(dtype).contiguous() for name, part in sae.state_dict().items()}
     save_file(weights, directory / WEIGHTS)
-    config = to_json(sae.config)
-    config["metadata"] = {"sae_lens_version": SAELENS_VERSION, **config["metadata"]}
-    (directory / CONFIG).write_text(json.dumps(config))
+    (directory / CONFIG).write_text(json.dumps(export_json(sae.config)))
+
+
+def export_json(config: SAEConfig) -> dict[str, Any]:
+    """cfg.json of an export form."""
+    written = to_json(config)
+    written["metadata"] = {"sae_lens_version": SAELENS_VERSION, **written["metadata"]}
+    return written
