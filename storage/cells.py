@@ -18,7 +18,6 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import anndata
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -141,6 +140,8 @@ class CellStore:
         """One row a gene in the order of the columns; index = gene id, `gene_name` and the files' own
         columns.
         """
+        import anndata  # half a second that workers which only read counts do not spend
+
         group = zarr.open_group(str(self.location / "dataset_0"), mode="r")
         table: pd.DataFrame = anndata.io.read_elem(group["var"])
         return table
