@@ -125,7 +125,7 @@ def _descends(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
 
 
 def with_actors(scratch: Path, smoke: bool) -> list[Figure]:
-    n_cells, repeats = (96, 1) if smoke else (1_024, 3)
+    n_cells, repeats = (96, 1) if smoke else (768, 2)
     inputs = Inputs.open(str(cell_store(scratch, n_cells, 256)), str(encoder(scratch, 128, 3)))
     best = {1: 0.0, 2: 0.0}
     for repeat in range(repeats):
@@ -147,7 +147,7 @@ def with_machines(scratch: Path, smoke: bool) -> list[Figure]:
     if lacking:
         print(f"1 -> 2 machines: not measured, {lacking}", file=sys.stderr)
         return []
-    n_cells, repeats = (96, 1) if smoke else (1_024, 2)
+    n_cells, repeats = (96, 1) if smoke else (768, 2)
     store, model = cell_store(scratch, n_cells, 256), encoder(scratch, 128, 3)
     best = {1: 0.0, 2: 0.0}
     (scratch / "cluster").mkdir()
@@ -195,7 +195,7 @@ def with_cells(scratch: Path, smoke: bool) -> list[Figure]:
     with tree.watched():
         # The first run also starts what Ray keeps for all of them.
         _streamed(inputs[first], scratch / "first", tree, START_UP_CELLS)
-        for repeat in range(1 if smoke else 3):
+        for repeat in range(1 if smoke else 2):
             start_up.append(_streamed(inputs[first], scratch / f"start{repeat}", tree, START_UP_CELLS))
             began = time.process_time()
             encode_here(inputs[second], product(8_192), scratch / f"here{repeat}", Recipe(512))
