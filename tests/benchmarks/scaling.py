@@ -29,13 +29,13 @@ ABOUT = """The `cache` stream on synthetic cells and random Tahoe-x1 encoders, o
 Efficiency: cells/s with two encoders (or two machines made of namespaces, one CPU each) over twice those
 with one, from the first commit to the last, so without start-up; wall time on a shared machine, interleaved,
 best of the repeats.
-Cost: CPU-seconds of the driver, Ray's processes and the encoders together, without those of a run over 64
-cells, which are reported as start-up; cells of 30 genes and the smallest encoder, so that what is not
-encoding shows.
+Cost: CPU-seconds of the driver, Ray's processes and the encoder together, from the first commit to the last;
+what was spent before is reported as start-up. Cells of 100 genes and the smallest encoder, so that what is
+not encoding shows.
 Ray's share: that cost against the same stages called one after the other in one process."""
 
 GENES = [f"ENSG{number:011d}" for number in range(2_000)]
-START_UP_CELLS = 64
+SHARD_TOKENS = 8_192
 
 
 def cell_store(folder: Path, n_cells: int, genes_per_cell: int) -> Path:
@@ -65,9 +65,14 @@ def product(shard_tokens: int) -> ActivationProduct:
     return ActivationProduct(("final",), "bf16", None, False, 0, {"model": "m"}, shard_tokens=shard_tokens)
 
 
+def commits(output: Path) -> list[float]:
+    """When each member was committed, in order."""
+    return sorted(path.stat().st_mtime for path in (output / "_log").glob("member-*.json"))
+
+
 def steady_rate(output: Path, cells: int) -> float:
     """Cells per second between the first commit and the last."""
-    times = sorted(path.stat().st_mtime for path in (output / "_log").glob("member-*.json"))
+    times = commits(output)
     return cells * (len(times) - 1) / len(times) / (times[-1] - times[0])
 
 
@@ -79,6 +84,7 @@ class ProcessTree:
     def __init__(self) -> None:
         self._seconds: dict[tuple[int, str], float] = {}
         self._tick = os.sysconf("SC_CLK_TCK")
+        self._looks: list[tuple[float, float]] = []
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -87,6 +93,9 @@ class ProcessTree:
         def watch() -> None:
             while not ended.wait(self.LOOK_EVERY_SECONDS):
                 self._look()
+                # Looking is no part of what is measured.
+                total = sum(self._seconds.values()) - time.thread_time()
+                self._looks.append((time.time(), total))
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -96,9 +105,10 @@ class ProcessTree:
             ended.set()
             watcher.join()
 
-    def seconds(self) -> float:
-        self._look()
-        return sum(self._seconds.values())
+    def seconds(self, start: float, stop: float) -> float:
+        """CPU-seconds between two moments, in seconds since the epoch."""
+        moments, totals = zip(*self._looks, strict=True)
+        return float(np.interp(stop, moments, totals) - np.interp(start, moments, totals))
 
     def _look(self) -> None:
         parents: dict[int, int] = {}
@@ -188,30 +198,33 @@ def efficiency(name: str, one: float, two: float, theirs_is: str, target: float)
 def with_cells(scratch: Path, smoke: bool) -> list[Figure]:
     sizes = [500, 1_000] if smoke else [1_000, 10_000, 100_000]
     model = str(encoder(scratch, 32, 1))
-    inputs = {size: Inputs.open(str(cell_store(scratch, size, 30)), model) for size in sizes}
-    first, second = sizes[:2]
-    start_up, here, cost = [], [], {size: [] for size in sizes}
+    inputs = {size: Inputs.open(str(cell_store(scratch, size, 100)), model) for size in sizes}
+    here: list[float] = []
+    start_up: list[float] = []
+    cost: dict[int, list[float]] = {size: [] for size in sizes}
     tree = ProcessTree()
     with tree.watched():
-        # The first run also starts what Ray keeps for all of them.
-        _streamed(inputs[first], scratch / "first", tree, START_UP_CELLS)
+        # The largest, which needs no second look, also starts what Ray keeps for all runs.
+        for size in [sizes[-1], *sizes[:-1] * (1 if smoke else 3)]:
+            before, seconds = _streamed(inputs[size], scratch / f"{size}.{len(cost[size])}", tree)
+            start_up.append(before)
+            cost[size].append(seconds / size)
         for repeat in range(1 if smoke else 2):
-            start_up.append(_streamed(inputs[first], scratch / f"start{repeat}", tree, START_UP_CELLS))
             began = time.process_time()
-            encode_here(inputs[second], product(8_192), scratch / f"here{repeat}", Recipe(512))
-            here.append((time.process_time() - began) / second)
-            for size in sizes if repeat == 0 else sizes[:2]:
-                seconds = _streamed(inputs[size], scratch / f"{size}.{repeat}", tree)
-                cost[size].append((seconds - min(start_up)) / size)
+            encode_here(inputs[sizes[1]], product(SHARD_TOKENS), scratch / f"here{repeat}", Recipe(512))
+            here.append((time.process_time() - began) / sizes[1])
     return cost_figures({size: min(costs) for size, costs in cost.items()}, min(here), min(start_up))
 
 
-def _streamed(inputs: Inputs, output: Path, tree: ProcessTree, max_cells: int | None = None) -> float:
-    """CPU-seconds of a run."""
-    some = Inputs(inputs.store, max_cells or inputs.n_cells, inputs.model, inputs.match)
-    before = tree.seconds()
-    encode(some, product(8_192), Location.of(output), recipe=Recipe(512), workers=Workers(actors=1))
-    return tree.seconds() - before
+def _streamed(inputs: Inputs, output: Path, tree: ProcessTree) -> tuple[float, float]:
+    """CPU-seconds of a run before the first commit, and from there to the last (for all cells)."""
+    began = time.time()
+    encode(inputs, product(SHARD_TOKENS), Location.of(output), recipe=Recipe(512), workers=Workers(actors=1))
+    # So that the moment of the last commit lies between two looks.
+    time.sleep(2 * ProcessTree.LOOK_EVERY_SECONDS)
+    times = commits(output)
+    between = tree.seconds(times[0], times[-1]) * len(times) / (len(times) - 1)
+    return tree.seconds(began, times[0]), between
 
 
 def cost_figures(cost: dict[int, float], here: float, start_up: float) -> list[Figure]:
