@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jobs.anatomy import JobOptions, Outcome, ProgressLine, launch
 from storage.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.interpret.inputs import Subject
+    from engine.interpret.passes import FeaturePass
 
 
 @dataclass(kw_only=True)
@@ -15,14 +19,16 @@ class Options(JobOptions):
 
     sae: str
     """Autoencoder directory: SAELens' format, as `train-sae` writes it."""
-    cache: str
-    """Activation cache of the autoencoder's model at its hook point."""
     cells: str
-    """Cell store the cache was made from: names of cells, and their labels."""
+    """Cell store the activations are of: expression, names of cells, and their labels."""
+    cache: str | None = None
+    """Activation cache of the autoencoder's model at its hook point."""
+    model: str | None = None
+    """Encoder directory, instead of a cache: activations go straight to the autoencoder."""
     label: str | None = None
     """obs column whose values are tested for enrichment, e.g. cell_type. Default: none."""
     hook: str | None = None
-    """Hook point of the cache to read. Default: the one the autoencoder was trained at."""
+    """Hook point to read. Default: the one the autoencoder was trained at."""
     top_genes: int = 100
     """Genes listed per feature."""
     top_cells: int = 100
@@ -40,28 +46,27 @@ class Options(JobOptions):
     """Ranges of features worked on separately, each with its own files. Default: one per 8,192 features."""
     sae_genomics: bool = True
     """Write the two JSON files; with a million features they take gigabytes."""
+    max_tokens: int | None = None
+    """With --model: tokens encoded of a longer cell. Default: the model's own limit."""
+    compute: Literal["fp32", "bf16"] = "fp32"
+    """With --model: what the encoder computes in."""
+    actors: int | None = None
+    """With --model: at most so many encoders at once. Default: all that fit."""
+    threads: int = 1
+    """With --model: CPU threads of each encoder."""
 
 
 def run(options: Options) -> Outcome:
-    from engine.interpret.cached_pass import CachedPass
-    from engine.interpret.inputs import FeatureInputs
     from engine.interpret.run import FeatureOptions, explain
     from engine.interpret.tables import TableOptions
 
     output = options.output_location
     _require_at_least(options, 1, "top_genes", "top_cells", "min_gene_tokens", "sample_tokens", "ranges")
     _require_at_least(options, 0, "partners")
-    inputs = FeatureInputs.open(
-        options.sae,
-        options.cache,
-        options.cells,
-        hook=options.hook,
-        label=options.label,
-        max_cells=options.max_cells,
-    )
+    subject, feature_pass, counts_in = _source(options)
     result = explain(
-        inputs,
-        CachedPass(inputs),
+        subject,
+        feature_pass,
         FeatureOptions(
             TableOptions(options.top_genes, options.score, options.min_gene_tokens, options.partners),
             top_cells=options.top_cells,
@@ -78,13 +83,48 @@ def run(options: Options) -> Outcome:
     facts = result.snapshot.facts
     return Outcome(
         lineage=result.snapshot.lineage_id,
-        counts_in={"tokens": inputs.cache.n_tokens, "cells": inputs.n_cells, "features": inputs.n_features},
+        counts_in={**counts_in, "cells": subject.n_cells, "features": subject.n_features},
         counts_out={"features_fired": facts["n_features_fired"], "gene_tokens": facts["n_gene_tokens"]},
         throughput={"tokens_per_second": round(result.spent.tokens / max(result.seconds, 1e-9), 1)},
-        facts={"hook": inputs.hook, "label": options.label, **facts},
+        facts={"hook": subject.hook, "label": options.label, **facts},
         did_work=result.did_work,
         peak_memory_bytes=result.spent.peak_memory_bytes,
     )
+
+
+def _source(options: Options) -> "tuple[Subject, FeaturePass, dict[str, int]]":
+    """What is looked at, where its activations come from, and how much of it there is."""
+    from engine.interpret.cached_pass import CachedPass
+    from engine.interpret.inputs import EncodedInputs, FeatureInputs
+
+    if bool(options.cache) == bool(options.model):
+        raise InputError("give --cache CACHE, or --model DIR to encode the cells during the pass.")
+    if options.cache:
+        cached = FeatureInputs.open(
+            options.sae,
+            options.cache,
+            options.cells,
+            hook=options.hook,
+            label=options.label,
+            max_cells=options.max_cells,
+        )
+        return cached, CachedPass(cached), {"tokens": cached.cache.n_tokens}
+    from engine.interpret.streamed_pass import StreamedPass
+    from engine.streaming.recipe import Recipe
+
+    inputs = EncodedInputs.open(
+        options.sae,
+        options.cells,
+        str(options.model),
+        hook=options.hook,
+        label=options.label,
+        max_cells=options.max_cells,
+    )
+    recipe = Recipe(inputs.stream.model.token_limit(options.max_tokens), options.compute, options.seed)
+    from jobs.anatomy.streaming import workers_of
+
+    workers = workers_of(options.address, options.actors, options.threads)
+    return inputs, StreamedPass(inputs, recipe, workers), {"genes": inputs.store.n_genes}
 
 
 def _require_at_least(options: Options, least: int, *flags: str) -> None:

@@ -65,7 +65,15 @@ class CachedPass:
         ]
 
     def observe(self, plan: PassPlan, edges: Sequence[int], states: Location, report: Progress) -> Spent:
-        lineage = {**self.lineage(), "feature_states": plan_lineage(plan, edges)}
+        inputs = self.inputs
+        lineage = {
+            **self.lineage(),
+            "sae": inputs.sae_fingerprint,
+            "hook": inputs.hook,
+            "n_cells": inputs.n_cells,
+            "label": inputs.label.name if inputs.label else None,
+            "feature_states": plan_lineage(plan, edges),
+        }
         dataset = plan_states(states, lineage, self.members())
         shards = self.inputs.cache.members
         sizes = {

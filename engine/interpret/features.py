@@ -191,6 +191,10 @@ class Observer:
         starts_C = segments(cell_T)
         cell_C, tokens_C = cell_T[starts_C], np.diff(np.append(starts_C, cell_T.size))
         self.counts[0] += cell_C.size
+        label_C = None
+        if self.label_of_cell is not None and self.plan.n_labels:
+            label_C = self.label_of_cell[cell_C].astype(np.int64)
+            self.label_cells_L += np.bincount(label_C[label_C != NO_LABEL], minlength=self.plan.n_labels)
         slot_T = np.repeat(np.arange(cell_C.size), tokens_C)
         fired = self._by_feature(codes, order)
         key_N = fired.feature_N * np.int64(cell_C.size) + slot_T[fired.token_N]
@@ -202,18 +206,15 @@ class Observer:
         mean_S = segment_sums(fired.units_N, starts) * self.plan.resolution / tokens_C[slot_S]
         self.cells_F += np.bincount(feature_S, minlength=self.plan.n_features)
         self._rank(feature_S, cell_C[slot_S], peak_S, mean_S)
-        if self.label_of_cell is not None:
-            label_C = self.label_of_cell[cell_C].astype(np.int64)
-            self._add_levels(feature_S, peak_S, label_C, slot_S)
+        if label_C is not None:
+            self._add_levels(feature_S, peak_S, label_C[slot_S])
 
     def _rank(self, feature_S: Int64, cell_S: Int64, peak_S: Float32, mean_S: Float64) -> None:
         ranked = RankedCells(feature_S, cell_S, peak_S, mean_S)
         self.runs["ranked"].append(merge_ranked([ranked], self.plan.top_cells))
 
-    def _add_levels(self, feature_S: Int64, peak_S: Float32, label_C: Int64, slot_S: Int64) -> None:
+    def _add_levels(self, feature_S: Int64, peak_S: Float32, label_S: Int64) -> None:
         plan = self.plan
-        self.label_cells_L += np.bincount(label_C[label_C != NO_LABEL], minlength=plan.n_labels)
-        label_S = label_C[slot_S]
         known_S = np.flatnonzero(label_S != NO_LABEL)
         peak_S = peak_S[known_S]
         level_S = exact_level(peak_S) if plan.exact_levels else log_bin(peak_S, plan.resolution)

@@ -6,6 +6,7 @@ Shape legend: C cells of the store, G token ids.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +17,8 @@ import pandas as pd
 from engine.interpret.features import NO_LABEL
 from engine.interpret.tables import Names
 from engine.models import sae
-from storage.activations import ActivationCache
+from engine.streaming.inputs import Inputs
+from storage.activations import ActivationCache, gene_table
 from storage.cells import CellStore
 from storage.checkpoints import fingerprint, local_copy
 from storage.errors import InputError
@@ -114,8 +116,12 @@ class FeatureInputs(Subject):
         local = local_copy(sae_path)
         config = sae.load(local).config
         cache, store = ActivationCache.open(cache_path), CellStore.open(cells_path)
-        chosen = _hook(sae_path, config.metadata.get("hook_name"), cache, hook)
-        _require_same(sae_path, config.d_in, config.metadata.get("model"), cache)
+        what = f"the cache {cache_path}"
+        remedy = (
+            "make a cache with --hooks {hook}, or name the cache's hook point with --hook if it is the same"
+        )
+        chosen = _hook(sae_path, config.metadata.get("hook_name"), cache.hooks, hook, f"{what} holds", remedy)
+        _require_same(sae_path, config, cache.d, cache.metadata.get("model"), what)
         if cache.metadata.get("store", store.dataset_id) != store.dataset_id:
             raise InputError(
                 f"--cells {cells_path} is store {store.dataset_id}, but the cache {cache_path} was made from "
@@ -134,32 +140,73 @@ class FeatureInputs(Subject):
         )
 
 
-def _hook(sae_path: str, trained: str | None, cache: ActivationCache, asked: str | None) -> str:
-    """The hook point to read: the one the autoencoder was trained at, which the cache must hold."""
-    held = ", ".join(cache.hooks)
+@dataclass(frozen=True)
+class EncodedInputs(Subject):
+    """A subject whose activations an encoder makes during the pass; nothing of them is kept."""
+
+    stream: Inputs
+
+    @classmethod
+    def open(
+        cls,
+        sae_path: str,
+        cells_path: str,
+        model_path: str,
+        *,
+        hook: str | None = None,
+        label: str | None = None,
+        max_cells: int | None = None,
+    ) -> EncodedInputs:
+        """Raises InputError when the three do not belong together, saying which field differs."""
+        local = local_copy(sae_path)
+        config = sae.load(local).config
+        stream = Inputs.open(cells_path, model_path, max_cells)
+        model, store = stream.model, stream.store
+        what = f"the model {model_path}"
+        remedy = "give the model the autoencoder was trained on, or name the hook point with --hook"
+        chosen = _hook(
+            sae_path, config.metadata.get("hook_name"), model.hook_names, hook, f"{what} has", remedy
+        )
+        _require_same(sae_path, config, model.d_model, model.fingerprint, what)
+        return cls(
+            sae_path=sae_path,
+            sae_fingerprint=fingerprint(local),
+            n_features=config.d_sae,
+            stream=stream,
+            hook=chosen,
+            store=store,
+            n_cells=stream.n_cells,
+            label=LabelColumn.read(store, label) if label else None,
+            genes=gene_table(model.tokeniser.gene_ids, model.tokeniser.special_ids, store.genes),
+        )
+
+
+def _hook(
+    sae_path: str, trained: str | None, there: Sequence[str], asked: str | None, holder: str, remedy: str
+) -> str:
+    """The hook point to read: the one the autoencoder was trained at, which must be there."""
+    held = ", ".join(there)
     if trained is not None and OUR_HOOK.fullmatch(trained) and asked not in (None, trained):
         raise InputError(f"--hook {asked}: the autoencoder {sae_path} was trained at {trained}.")
-    hook = asked or trained or (cache.hooks[0] if len(cache.hooks) == 1 else None)
+    hook = asked or trained or (there[0] if len(there) == 1 else None)
     if hook is None:
         raise InputError(f"{sae_path} does not say its hook point; say it with --hook (one of {held}).")
-    if hook not in cache.hooks:
+    if hook not in there:
         raise InputError(
-            f"{sae_path} reads the hook point {hook}, but the cache {cache.snapshot.location} holds {held}; "
-            f"make a cache with --hooks {hook}, or name the cache's hook point with --hook if it is the same."
+            f"{sae_path} reads the hook point {hook}, but {holder} {held}; {remedy.format(hook=hook)}."
         )
     return hook
 
 
-def _require_same(sae_path: str, d_in: int, model: str | None, cache: ActivationCache) -> None:
-    location = cache.snapshot.location
-    if d_in != cache.d:
+def _require_same(sae_path: str, config: sae.SAEConfig, width: int, model: str | None, what: str) -> None:
+    if config.d_in != width:
         raise InputError(
-            f"{sae_path} takes activations of width {d_in}, the cache {location} holds width {cache.d}; "
-            "give the cache the autoencoder was trained on, or one of the same model."
+            f"{sae_path} takes activations of width {config.d_in}, {what} has width {width}; give what the "
+            "autoencoder was trained on, or another of the same model."
         )
-    cached = cache.metadata.get("model")
-    if model and cached and model != cached:
+    trained_on = config.metadata.get("model")
+    if trained_on and model and trained_on != model:
         raise InputError(
-            f"{sae_path} was trained on activations of model {model}, the cache {location} holds those of "
-            f"model {cached}; make a cache with the autoencoder's model."
+            f"{sae_path} was trained on activations of model {trained_on}, {what} is of model {model}; use "
+            "the autoencoder's model."
         )

@@ -15,8 +15,9 @@ BINS = 64
 _BINS_PER_OCTAVE = 4
 _MANTISSA_BITS = 23
 _CUT = _MANTISSA_BITS - 2
-_LOWEST_BITS = 10
-"""The lowest bin starts 2^10 resolutions above zero; the resolution is 2^-24 of the sample's maximum."""
+RESOLUTION_BITS = 28
+"""Activations are summed in units 2^-28 of a sample's largest: 16 times as fine as float32 keeps of it."""
+_LOWEST_BITS = RESOLUTION_BITS - 14
 
 EXACT_LEVELS = 1 << (8 + _MANTISSA_BITS)
 """Number of levels `exact_level` can return: 8 exponent bits and 23 of mantissa."""

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from engine.interpret.levels import BINS, EXACT_LEVELS
+from engine.interpret.levels import BINS, EXACT_LEVELS, RESOLUTION_BITS
 from engine.interpret.runs import (
     CountRun,
     Int64,
@@ -38,8 +38,6 @@ from engine.interpret.runs import (
 
 EXACT_UP_TO = 1 << 26
 """Cells x features up to which every activation keeps its own level: at most 1 GB of occupied keys."""
-RESOLUTION_BITS = 24
-"""The unit of sums is 2^-24 of the largest activation: finer than float32 keeps of it."""
 EXPRESSION_UNIT = 2.0**-20
 """Unit of sums of expression alone; a gene may be summed over 2^39 tokens."""
 
@@ -64,7 +62,7 @@ class PassPlan:
 
     @property
     def square_resolution(self) -> float:
-        """Unit of sums of squares: squares of the sample's maximum are 2^24 of it."""
+        """Unit of sums of squares: the square of the sample's maximum is 2^28 of it."""
         return self.resolution**2 * 2.0**RESOLUTION_BITS
 
     @property
@@ -73,9 +71,10 @@ class PassPlan:
 
 
 def resolution_for(peak: float) -> float:
-    """A power of two 2^24 below `peak`, the largest activation of a sample.
+    """A power of two 2^28 below `peak`, the largest activation of a sample.
 
-    Sums then overflow 63 bits only after 5e11 tokens at that maximum, or 3e10 of the highest expression.
+    Sums then overflow 63 bits only after 3e10 tokens at that maximum, or, times expression, after 2e9 at the
+    maximum of both; a pair gets at most one token a cell.
     """
     return 2.0 ** (math.ceil(math.log2(peak)) - RESOLUTION_BITS) if peak > 0 else PassPlan.resolution
 

@@ -13,6 +13,7 @@ from engine.interpret.codes import sparse_codes
 from engine.interpret.features import GeneTokens, Observer, whole_cell_chunks
 from engine.interpret.state import FeatureState, PassPlan
 from engine.interpret.tables import Names
+from engine.models.sae import SparseCodes
 
 WIDTH, FEATURES, GENES, CELLS = 6, 12, 9, 40
 SPECIAL = 2
@@ -26,7 +27,11 @@ class ThresholdEncoder:
         self.weight_DF = torch.randn(WIDTH, FEATURES, generator=torch.Generator().manual_seed(seed))
         self.weight_DF[:, FEATURES - 1] = 0.0
 
-    def encode(self, x_TD: torch.Tensor, /) -> torch.Tensor:
+    def encode_sparse(self, x_TD: torch.Tensor, /) -> SparseCodes:
+        value_TK, index_TK = self.encode(x_TD).sort(dim=1, descending=True)
+        return SparseCodes(index_TK, value_TK)
+
+    def encode(self, x_TD: torch.Tensor) -> torch.Tensor:
         return torch.relu(torch.round((x_TD @ self.weight_DF) * 4) / 4 - 1.0)
 
 

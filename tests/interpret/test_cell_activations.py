@@ -12,7 +12,7 @@ from tests.interpret.small_pass import CELLS, FEATURES, SmallPass
 
 @pytest.mark.parametrize("rows", [5, 10_000])
 def test_peaks_equal_brute_force(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr(codes, "DENSE_BYTES", 4 * FEATURES * rows)
+    monkeypatch.setattr(codes, "TOKENS_AT_ONCE", rows)
     case = SmallPass.random(0)
     expected_CF = np.zeros((CELLS, FEATURES), np.float32)
     np.maximum.at(expected_CF, case.cell_T[case.gene_tokens], case.activations[case.gene_tokens])

@@ -98,7 +98,7 @@ def test_token_order_and_chunk_size_do_not_matter(monkeypatch: pytest.MonkeyPatc
     assert_equal(expected, case.observe(shuffled))
     monkeypatch.setattr(features, "CHUNK_TOKENS", 11)
     monkeypatch.setattr(features, "COMPACT_AT", 20)
-    monkeypatch.setattr(codes, "DENSE_BYTES", 4 * FEATURES * 3)
+    monkeypatch.setattr(codes, "TOKENS_AT_ONCE", 3)
     assert_equal(expected, case.observe(shuffled))
 
 
@@ -199,7 +199,7 @@ def test_whole_cells_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_resolution_follows_the_scale_of_the_activations() -> None:
     for peak in (0.013, 1.0, 700.0):
         resolution = resolution_for(peak)
-        assert peak / 2**25 < resolution <= peak / 2**22
+        assert peak / 2**29 < resolution <= peak / 2**26
         assert np.log2(resolution).is_integer()
         edges = bin_edges(resolution)
         assert edges[0] < peak * 2**-12

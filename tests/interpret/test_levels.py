@@ -16,7 +16,7 @@ def test_exact_levels_keep_order_and_distinctness() -> None:
 
 
 def test_bins_lie_between_their_edges() -> None:
-    resolution = 2.0**-22
+    resolution = 2.0**-26
     edges = bin_edges(resolution)
     assert len(edges) == BINS + 1
     assert np.allclose(edges[4::4] / edges[:-4:4], 2)

@@ -10,8 +10,9 @@ import pytest
 
 from jobs.features import main
 from tests.interpret.inputs import CELLS, FEATURES, Place, place, write_autoencoder
+from tests.streaming.inputs import genes, small_counts, small_store, tahoe_model
 
-__all__ = ["place"]
+__all__ = ["genes", "place", "small_counts", "small_store", "tahoe_model"]
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -69,3 +70,24 @@ def test_other_options_do_not_overwrite(
     assert main([*place.flags, *output, "--top-genes", "5"]) == 2
     assert "top_genes" in capsys.readouterr().err
     assert main([*place.flags, *output, "--top-genes", "5", "--overwrite"]) == 0
+
+
+def test_a_cache_or_a_model(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = ["--output", str(tmp_path / "out")]
+    without = ["--sae", str(place.sae), "--cells", str(place.cells)]
+    assert main([*without, *output]) == 2
+    assert main([*place.flags, "--model", "somewhere", *output]) == 2
+    assert capsys.readouterr().err.count("give --cache CACHE, or --model DIR") == 2
+
+
+def test_straight_from_the_encoder(tahoe_model: Path, small_store: Path, tmp_path: Path) -> None:
+    from engine.models import sae
+
+    sae.save(sae.create(32, 64, 4, metadata={"hook_name": "resid_post_1"}), tmp_path / "sae")
+    output = tmp_path / "features"
+    flags = ["--sae", str(tmp_path / "sae"), "--cells", str(small_store), "--model", str(tahoe_model)]
+    assert main([*flags, "--max-cells", "20", "--max-tokens", "64", "--output", str(output)]) == 0
+    record = json.loads((output / "run.json").read_text())
+    assert record["counts_out"]["gene_tokens"] == 19 * 63  # one cell is empty
+    assert record["facts"]["n_tokens_without_count"] == 0
+    assert not (output / "states").exists()
