@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from engine.models.errors import ModelError
 from engine.models.layers.pooling import first_rows, per_cell, pool_mean
-from engine.models.tokens import CellLayout, KeptRows, PackedTokens, Tokeniser, Tokens
+from engine.models.layout import CellLayout, KeptRows
+from engine.models.tokens import PackedTokens, Tokeniser, Tokens
 
 # "fp32": everything in float32. "bf16": linear weights and attention in bfloat16, while tables, norms and
 # the residual stream stay float32, which is what CUDA autocast computes but without casting at every call.

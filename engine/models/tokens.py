@@ -1,6 +1,6 @@
 """Cells as packed tokens: one flat array per quantity and the offsets of the cells in it; nothing is padded.
 
-Legend: T packed tokens, C cells, C1 cells + 1.
+Legend: T packed tokens, C cells.
 """
 # ruff: noqa: N802 - shape suffixes are capitals on attributes too
 
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,9 +16,10 @@ import torch
 from torch import Tensor
 
 from engine.models.errors import ModelError
+from engine.models.layout import CellLayout, sent
 from engine.models.matching import GeneMatch
 
-__all__ = ["CellLayout", "GeneMatch", "KeptRows", "PackedTokens", "Run", "Tokeniser", "Tokens"]
+__all__ = ["GeneMatch", "PackedTokens", "Tokeniser", "Tokens"]
 
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.float32]
@@ -89,8 +88,8 @@ class Tokens:
         """The same tokens as tensors on `device`, with the layout that packed attention needs."""
         device = torch.device(device)
         return PackedTokens(
-            ids_T=_sent(self.ids_T.astype(np.int64), device),
-            values_T=_sent(np.ascontiguousarray(self.values_T, np.float32), device),
+            ids_T=sent(self.ids_T.astype(np.int64), device),
+            values_T=sent(np.ascontiguousarray(self.values_T, np.float32), device),
             layout=CellLayout(self.offsets, device),
             whole_values=_are_whole(self.values_T),
         )
@@ -176,110 +175,5 @@ class PackedTokens:
         return len(self.ids_T)
 
 
-def _sent(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """The array on `device`. Pinned memory lets a GPU fetch it without stopping for what it computes."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 def _are_whole(values_T: FloatArray) -> bool:
     return bool(np.all((values_T == np.rint(values_T)) & (values_T >= -2)))
-
-
-@dataclass(frozen=True)
-class Run:
-    """Neighbouring cells with as many queries and as many tokens each: their rows, to be viewed as
-    [n_cells, length].
-    """
-
-    n_cells: int
-    queries: slice
-    tokens: slice
-
-
-class CellLayout:
-    """Where each cell's tokens lie in the packed axis, in the forms that kernels want; one per batch."""
-
-    def __init__(self, offsets: npt.NDArray[np.int64], device: torch.device) -> None:
-        self.offsets = offsets
-        self.lengths = np.diff(offsets)
-        self.device = device
-
-    @property
-    def n_cells(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def n_tokens(self) -> int:
-        return int(self.offsets[-1])
-
-    @property
-    def longest(self) -> int:
-        return int(self.lengths.max(initial=0))
-
-    @cached_property
-    def offsets_C1(self) -> Tensor:
-        """int32 offsets on the device, as variable-length attention kernels take them."""
-        return _sent(self.offsets.astype(np.int32), self.device)
-
-    @cached_property
-    def lengths_C(self) -> Tensor:
-        return _sent(self.lengths, self.device)
-
-    @cached_property
-    def cell_T(self) -> Tensor:
-        """Cell of every token."""
-        return _sent(np.repeat(np.arange(self.n_cells), self.lengths), self.device)
-
-    @cached_property
-    def position_T(self) -> Tensor:
-        """Position of every token within its cell."""
-        starts_T = np.repeat(self.offsets[:-1], self.lengths)
-        return _sent(np.arange(self.n_tokens) - starts_T, self.device)
-
-    @cached_property
-    def runs(self) -> list[Run]:
-        """All tokens as queries, in packed order: each run is one dense attention call."""
-        return _runs(self, self)
-
-
-class KeptRows:
-    """The rows of a packed batch whose states are wanted; all others are only their context.
-
-    rows_T: the rows, on the batch's device. layout: where each cell's rows lie among them.
-    """
-
-    def __init__(self, rows_T: Tensor, layout: CellLayout) -> None:
-        """rows_T: int64, ascending; on the host if it can be, for a device would have to be waited for.
-
-        Raises ModelError when a row does not exist or comes twice.
-        """
-        rows = rows_T.cpu().numpy()
-        if len(rows) and not (
-            rows[0] >= 0 and rows[-1] < layout.n_tokens and bool(np.all(np.diff(rows) > 0))
-        ):
-            raise ModelError(f"rows_T: expected ascending rows of {layout.n_tokens} packed tokens, each once")
-        self.rows_T = _sent(rows, layout.device) if rows_T.device != layout.device else rows_T
-        self.layout = CellLayout(np.searchsorted(rows, layout.offsets), layout.device)
-        self._context = layout
-
-    @cached_property
-    def runs(self) -> list[Run]:
-        """Kept rows as queries over all tokens of their cells."""
-        return _runs(self.layout, self._context)
-
-
-def _runs(queries: CellLayout, tokens: CellLayout) -> list[Run]:
-    """Neighbours of equal lengths, for slices need no copy; packed batches bring like lengths together."""
-    shapes = np.stack([queries.lengths, tokens.lengths])
-    changes = np.flatnonzero(np.any(shapes[:, 1:] != shapes[:, :-1], axis=0)) + 1
-    edges = [0, *changes.tolist(), queries.n_cells]
-    return [
-        Run(
-            stop - start,
-            slice(int(queries.offsets[start]), int(queries.offsets[stop])),
-            slice(int(tokens.offsets[start]), int(tokens.offsets[stop])),
-        )
-        for start, stop in pairwise(edges)
-        if queries.offsets[stop] > queries.offsets[start]
-    ]

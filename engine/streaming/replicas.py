@@ -26,7 +26,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from engine import models
 from engine.models import Encoder, PackedTokens, Precision, TensorShard
-from engine.models.tokens import CellLayout
+from engine.models.layout import CellLayout
 from storage.checkpoints import local_copy
 
 # A leader may wait long for its next member. Ray tells of deaths; this ends a replica whose machines have

@@ -21,7 +21,8 @@ from engine.models.geneformer.tokenise import GeneformerTokeniser
 from engine.models.layers.activation import activation
 from engine.models.layers.attention import attend
 from engine.models.layers.precision import LayerNorm, Linear
-from engine.models.tokens import CellLayout, KeptRows, PackedTokens, Tokens
+from engine.models.layout import CellLayout, KeptRows
+from engine.models.tokens import PackedTokens, Tokens
 
 
 class Attention(nn.Module):

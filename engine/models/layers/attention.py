@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.models.tokens import CellLayout, KeptRows, Run
+from engine.models.layout import CellLayout, KeptRows, Run
 
 
 def attend(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.models.tokens import CellLayout
+from engine.models.layout import CellLayout
 
 
 def first_rows(layout: CellLayout) -> Tensor:

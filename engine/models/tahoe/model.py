@@ -19,10 +19,11 @@ from engine.models.layers.activation import activation
 from engine.models.layers.attention import attend
 from engine.models.layers.linear import linear
 from engine.models.layers.precision import LayerNorm, Linear
+from engine.models.layout import CellLayout, KeptRows
 from engine.models.tahoe.config import TahoeConfig
 from engine.models.tahoe.embedding import DrugEmbedding, GeneEmbedding, ValueEmbedding
 from engine.models.tahoe.tokenise import TahoeTokeniser
-from engine.models.tokens import CellLayout, KeptRows, PackedTokens, Tokens
+from engine.models.tokens import PackedTokens, Tokens
 
 
 class Attention(nn.Module):

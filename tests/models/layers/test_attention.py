@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.models.layers.attention import attend
-from engine.models.tokens import CellLayout, KeptRows
+from engine.models.layout import CellLayout, KeptRows
 
 LENGTHS = [5, 1, 0, 9, 5, 9, 2]
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from engine.models.layers.pooling import first_rows, gene_sums, per_cell, pool_mean
-from engine.models.tokens import CellLayout
+from engine.models.layout import CellLayout
 
 LAYOUT = CellLayout(np.array([0, 2, 2, 5]), torch.device("cpu"))
 X_TD = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0], [9.0, 10.0]])
