@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from engine.streaming.metrics import Activity, ActivityBoard, Spent
 from engine.streaming.products.product import Product, Source
 from engine.streaming.recipe import Recipe, Workers
 from storage.commits import Dataset, Snapshot
+from storage.errors import StoreUnavailable
 from storage.locations import Location
 from storage.protocol import leases
 
@@ -142,7 +143,7 @@ def _stream_all(
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     spent = Spent()
     with ray_session.connect(workers.address), _named_failures(dataset):
-        board = ray.remote(num_cpus=0)(ActivityBoard).remote()
+        board = _board_beside_the_driver()
         with _progress(dataset, lambda: ray.get(board.read.remote()), report or _say_nothing):
             for courteous in (True, False):
                 members = [Member.of(member) for member in pending]
@@ -162,6 +163,15 @@ def _stream_all(
                     break
         activity: Activity = ray.get(board.read.remote())
     return spent, activity.busy_share
+
+
+def _board_beside_the_driver() -> Any:
+    """On any other machine it could vanish while the work goes on, and take the run's progress with it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(ActivityBoard).remote()
 
 
 def _say_nothing(done: int, total: int, unit: str, beside: str) -> None:
@@ -217,7 +227,9 @@ def _progress(dataset: Dataset, read: Callable[[], Activity], report: Progress) 
         # it.
         while not ended.wait(max(PROGRESS_EVERY_SECONDS, 20 * took)):
             asked = time.monotonic()
-            tell()
+            # Whether a store in trouble ends the run is for those to say who need it.
+            with suppress(StoreUnavailable):
+                tell()
             took = time.monotonic() - asked
 
     watcher = threading.Thread(target=watch, daemon=True)
