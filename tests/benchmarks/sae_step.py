@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from engine.models import sae
 from tests.benchmarks.report import Figure, main
 
-ABOUT = """Tokens per CPU-second of one training step (forward, backward, clipping of the gradient's norm at 1,
+ABOUT = """Tokens per CPU-second of one training step (forward, backward, clipping of the gradient at norm 1,
 Adam with the same settings) on one thread: TopK, width 512, 16,384 features, 64 active, 4,096 tokens, fp32.
 Ours is the sparse step with fused Adam; SAELens is `SAETrainer.step` as installed, and again with its
 optimiser made fused; dense PyTorch is the plain formula with fused Adam; the limit is the encoder's matrix

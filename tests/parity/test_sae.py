@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import sae_lens
 import torch
+from sae_lens.saes.sae import TrainStepInput
 from safetensors.torch import load_file, save_file
 
 from engine.models import sae
@@ -141,3 +142,80 @@ def test_normalised_inputs(shared: Path, tmp_path: Path, kind: str) -> None:
     torch.testing.assert_close(ours(x_BD), theirs.decode(a_BF), rtol=1e-5, atol=1e-5)
     with pytest.raises(ModelError, match="decode needs the input"):
         ours.decode(a_BF)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sparsity_mode": "tanh", "tanh_scale": 3.0, "ste_to_input": True},
+        {"sparsity_mode": "quadratic", "target_l0": 20.0, "pre_act_coefficient": 0.01},
+    ],
+)
+def test_other_jumprelu_penalties(shared: Path, settings: dict) -> None:
+    """Modes without a golden step, against SAELens itself: threshold below zero, dead features."""
+    folder = shared / "golden" / "sae" / "jumprelu"
+    ours, step, _ = golden_training(folder, "auto")
+    ours = sae.TrainingModule(ours.sae, sae.ObjectiveOptions(sparsity_coefficient=0.3, **settings))
+    with torch.no_grad():
+        ours.sae.threshold[:5] = -0.1
+    names = {
+        "sparsity_mode": "sparsity_loss_mode",
+        "tanh_scale": "tanh_scale",
+        "ste_to_input": "ste_to_input",
+    }
+    theirs = sae_lens.JumpReLUTrainingSAE(
+        sae_lens.JumpReLUTrainingSAEConfig(
+            d_in=ours.sae.d_in,
+            d_sae=ours.sae.d_sae,
+            l0_coefficient=0.3,
+            target_l0=settings.get("target_l0"),
+            pre_act_loss_coefficient=settings.get("pre_act_coefficient"),
+            **{f"jumprelu_{names[name]}": setting for name, setting in settings.items() if name in names},
+        )
+    )
+    theirs.load_state_dict(ours.sae.state_dict())
+    dead_F = step["dead"].bool()
+    expected = theirs.training_forward_pass(
+        TrainStepInput(
+            sae_in=step["x"],
+            coefficients={"l0": 0.3},
+            dead_neuron_mask=dead_F,
+            n_training_steps=0,
+            is_logging_step=False,
+        )
+    )
+    expected.loss.backward()
+    found = ours(step["x"], dead_F)
+    found.loss.backward()
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=1e-5)
+    for name, parameter in theirs.named_parameters():
+        mine = ours.sae.W_enc_FD.grad.T if name == "W_enc" else ours.sae.get_parameter(name).grad
+        assert mine is not None
+        assert parameter.grad is not None
+        assert float((mine - parameter.grad).abs().max()) <= 1e-4 * float(parameter.grad.abs().max()), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "batchtopk"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_saelens_opens_our_transcoders(tmp_path: Path, architecture: str, skip: bool) -> None:
+    k = {"k": 4, "rescale_acts_by_decoder_norm": True} if architecture == "batchtopk" else {}
+    config = sae.SAEConfig(
+        architecture, 16, 64, apply_b_dec_to_input=False, d_out=10, skip=skip, metadata={"hook": "h"}, **k
+    )
+    trained = sae.initialise(config)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in trained.state_dict().values():
+        tensor += 0.3 * torch.rand(tensor.shape, generator=generator)
+    folded = sae.fold_input_scaling(trained, torch.linspace(-3, 3, 16), 0.5, torch.linspace(2, -2, 10), 4.0)
+    sae.save(folded, tmp_path)
+    theirs, ours = sae_lens.SAE.load_from_disk(tmp_path), sae.load(tmp_path)
+    assert theirs.cfg.architecture().endswith("transcoder")
+    assert ("skip" in theirs.cfg.architecture()) == skip
+    x_BD = torch.randn(200, 16, generator=generator)
+    raw_BD = x_BD / 0.5 + torch.linspace(-3, 3, 16)
+    assert torch.equal(theirs.encode(raw_BD) != 0, trained.encode(x_BD) != 0)
+    assert torch.equal(ours.encode(raw_BD) != 0, trained.encode(x_BD) != 0)
+    torch.testing.assert_close(ours(raw_BD), theirs(raw_BD), rtol=1e-5, atol=1e-5)
+    expected = trained(x_BD) / 4.0 + torch.linspace(2, -2, 10)
+    torch.testing.assert_close(ours(raw_BD), expected, rtol=1e-5, atol=1e-5)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from engine.models.errors import ModelError
 from engine.models.sae.config import TRAINING_FORMS, SAEConfig
 from engine.models.sae.selection import Scratch, SparseCodes, exact_top
+from engine.models.sae.sparse_ops import bag_sum
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Per-feature parameters beside W_enc, W_dec and b_dec.
@@ -150,7 +151,8 @@ class SAE(nn.Module):
         value_BK = codes.value_BK.to(self.W_dec.dtype)
         if self.config.rescale_acts_by_decoder_norm:
             value_BK = value_BK * (1 / self.W_dec.norm(dim=-1))[codes.index_BK]
-        r_BO = F.embedding_bag(codes.index_BK, self.W_dec, per_sample_weights=value_BK, mode="sum")
+        offsets_B1 = torch.arange(len(value_BK) + 1, device=value_BK.device) * value_BK.shape[1]
+        r_BO = bag_sum(value_BK.flatten(), codes.index_BK.flatten(), offsets_B1, self.W_dec)
         return self._finished(r_BO, x_BD)
 
     def centred(self, x_BD: Tensor) -> Tensor:
@@ -171,7 +173,7 @@ class SAE(nn.Module):
         """Activations, in place of the products h_BF = centred(x) @ W_enc; every architecture but topk."""
         if self.config.architecture == "gated":
             shut_BF = h_BF + self.b_gate <= 0
-            return h_BF.mul_(self.r_mag.exp()).add_(self.b_mag).relu_().masked_fill_(shut_BF, 0)
+            return h_BF.mul_(self.r_mag.exp()).add_(self.b_mag).masked_fill_(shut_BF, 0).relu_()
         h_BF = self._scores_(h_BF)
         if self.config.architecture == "standard":
             return h_BF.relu_()

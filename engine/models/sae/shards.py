@@ -1,4 +1,4 @@
-"""Autoencoders in pieces of consecutive features: written by many ranks, read by any number, exported on a CPU.
+"""Autoencoders in pieces of consecutive features: written by many ranks, read by any number.
 
 A sharded directory holds `cfg.json` as every SAE directory, `shared.safetensors` (b_dec, and W_skip and
 topk_threshold where they exist), one `features_<start>_<stop>.safetensors` per piece, and `sae_index.json`,

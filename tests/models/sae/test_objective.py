@@ -69,6 +69,65 @@ def test_fired_features() -> None:
     assert found.fired_F.sum() <= 12
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_transcoder_learns_another_activation(skip: bool) -> None:
+    """A nonlinear target: features explain it, and with a skip connection its linear part comes cheaper."""
+    config = sae.SAEConfig("batchtopk", 16, 64, k=4, apply_b_dec_to_input=False, d_out=8, skip=skip)
+    training = sae.objective(config, sae.ObjectiveOptions(path="sparse"))
+    linear = torch.randn(16, 8, generator=torch.Generator().manual_seed(5))
+    optimiser = torch.optim.Adam(training.parameters(), lr=1e-2)
+    for _ in range(60):
+        found = training(batch(), torch.arange(64) < 8, (batch() @ linear).relu())
+        optimiser.zero_grad()
+        found.loss.backward()
+        optimiser.step()
+    assert found.metrics["fvu"].item() < 0.3
+    assert bool(training.sae.W_skip.any()) if skip else not hasattr(training.sae, "W_skip")
+
+
+@pytest.mark.parametrize(
+    "architecture", ["standard", "gated", "jumprelu", "batchtopk", "matryoshka_batchtopk"]
+)
+def test_every_architecture_learns(architecture: str) -> None:
+    options = sae.ObjectiveOptions(
+        sparsity_coefficient=0.05, bandwidth=0.5, matryoshka_widths=(16,), path="sparse", aux_relative=True
+    )
+    training = sae.objective(sae.SAEConfig(architecture, 16, 64, k=4), options)
+    optimiser = torch.optim.Adam(training.parameters(), lr=3e-3)
+    fvu = []
+    for _ in range(60):
+        found = training(batch(), torch.arange(64) < 4)
+        optimiser.zero_grad()
+        found.loss.backward()
+        optimiser.step()
+        fvu.append(found.metrics["fvu"].item())
+    assert fvu[-1] < 0.5 * fvu[0]
+
+
+def test_knobs_change_the_next_step() -> None:
+    training = sae.objective(sae.SAEConfig("batchtopk", 16, 64, k=4))
+    training.k = 1.5
+    assert training(batch()).metrics["l0"].item() == pytest.approx(1.5, abs=0.01)
+    penalised = sae.objective(sae.SAEConfig("standard", 16, 64))
+    before = penalised(batch()).metrics["sparsity"].item()
+    penalised.sparsity_coefficient = 0.25
+    assert penalised(batch()).metrics["sparsity"].item() == pytest.approx(0.25 * before)
+
+
+def test_thresholds_stay_float32_and_positive() -> None:
+    training = sae.objective(sae.SAEConfig("jumprelu", 16, 64)).bfloat16()
+    assert training.sae.threshold.dtype == torch.float32
+    with torch.no_grad():
+        training.sae.threshold.fill_(-1.0)
+    training(batch()).loss.backward()
+    assert not training.sae.threshold.any()
+    assert training.sae.threshold.grad is not None
+    assert (
+        sae.objective(sae.SAEConfig("batchtopk", 16, 64, k=2)).half().sae.topk_threshold.dtype
+        == torch.float64
+    )
+
+
 def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ModelError, match="train on activations scaled beforehand"):
         sae.TrainingModule(sae.SAE(sae.SAEConfig("standard", 4, 8, normalize_activations="layer_norm")))
