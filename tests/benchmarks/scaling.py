@@ -135,7 +135,7 @@ def _descends(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
 
 
 def with_actors(scratch: Path, smoke: bool) -> list[Figure]:
-    n_cells, repeats = (96, 1) if smoke else (768, 2)
+    n_cells, repeats = (96, 1) if smoke else (512, 2)
     inputs = Inputs.open(str(cell_store(scratch, n_cells, 256)), str(encoder(scratch, 128, 3)))
     best = {1: 0.0, 2: 0.0}
     for repeat in range(repeats):
@@ -157,7 +157,7 @@ def with_machines(scratch: Path, smoke: bool) -> list[Figure]:
     if lacking:
         print(f"1 -> 2 machines: not measured, {lacking}", file=sys.stderr)
         return []
-    n_cells, repeats = (96, 1) if smoke else (768, 2)
+    n_cells, repeats = (96, 1) if smoke else (512, 2)
     store, model = cell_store(scratch, n_cells, 256), encoder(scratch, 128, 3)
     best = {1: 0.0, 2: 0.0}
     (scratch / "cluster").mkdir()
@@ -205,7 +205,7 @@ def with_cells(scratch: Path, smoke: bool) -> list[Figure]:
     tree = ProcessTree()
     with tree.watched():
         # The largest, which needs no second look, also starts what Ray keeps for all runs.
-        for size in [sizes[-1], *sizes[:-1] * (1 if smoke else 3)]:
+        for size in [sizes[-1], *sizes[:-1] * (1 if smoke else 2)]:
             before, seconds = _streamed(inputs[size], scratch / f"{size}.{len(cost[size])}", tree)
             start_up.append(before)
             cost[size].append(seconds / size)
