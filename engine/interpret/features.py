@@ -21,7 +21,6 @@ from scipy import sparse
 from engine.interpret.levels import BINS, exact_level, log_bin
 from engine.interpret.runs import (
     Float32,
-    Float64,
     Int32,
     Int64,
     PairRun,
@@ -101,7 +100,7 @@ class Observer:
     plan: PassPlan
     label_of_cell: Integers | None = None
     runs: dict[str, list[Any]] = field(init=False)
-    waiting: int = 0
+    compact_at: int = field(default_factory=lambda: COMPACT_AT)
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -121,8 +120,7 @@ class Observer:
         self._add_cells(tokens, codes)
         if self.plan.sample_share:
             self._add_sample(tokens, codes)
-        self.waiting += codes.nnz
-        if self.waiting > COMPACT_AT:
+        if sum(len(run[0]) for runs in self.runs.values() for run in runs) > self.compact_at:
             self._compact()
 
     def state(self) -> FeatureState:
@@ -205,13 +203,9 @@ class Observer:
         peak_S = np.maximum.reduceat(fired.value_N, starts)
         mean_S = segment_sums(fired.units_N, starts) * self.plan.resolution / tokens_C[slot_S]
         self.cells_F += np.bincount(feature_S, minlength=self.plan.n_features)
-        self._rank(feature_S, cell_C[slot_S], peak_S, mean_S)
+        self.runs["ranked"].append(RankedCells(feature_S, cell_C[slot_S], peak_S, mean_S))
         if label_C is not None:
             self._add_levels(feature_S, peak_S, label_C[slot_S])
-
-    def _rank(self, feature_S: Int64, cell_S: Int64, peak_S: Float32, mean_S: Float64) -> None:
-        ranked = RankedCells(feature_S, cell_S, peak_S, mean_S)
-        self.runs["ranked"].append(merge_ranked([ranked], self.plan.top_cells))
 
     def _add_levels(self, feature_S: Int64, peak_S: Float32, label_S: Int64) -> None:
         plan = self.plan
@@ -232,7 +226,7 @@ class Observer:
         sample = TokenSample(
             np.repeat(key_T, np.diff(chosen.indptr)), chosen.indices.astype(np.int32), chosen.data
         )
-        self.runs["sample"].append(merge_samples([sample]))
+        self.runs["sample"].append(sample)
 
     def _by_feature(self, codes: sparse.csr_matrix, order: Int64) -> _ByFeature:
         """`codes` turned feature by feature, its tokens in the given order (in which `token_N` counts)."""
@@ -250,4 +244,5 @@ class Observer:
             "ranked": [merge_ranked(runs["ranked"], self.plan.top_cells)],
             "sample": [merge_samples(runs["sample"])],
         }
-        self.waiting = 0
+        # At least twice what is left, or every chunk would merge all of it again.
+        self.compact_at = max(COMPACT_AT, 2 * sum(len(run[0]) for runs in self.runs.values() for run in runs))

@@ -164,7 +164,9 @@ def merge_ranked(runs: Sequence[RankedCells], keep: int) -> RankedCells:
     if not runs or keep == 0:
         return empty_ranked()
     feature, cell, peak, mean = (np.concatenate(column) for column in zip(*runs, strict=True))
-    order = np.lexsort((cell, -peak, feature))
+    # Positive floats keep their order as integers, so feature and falling peak fit one key.
+    falling = feature * 2**32 - np.ascontiguousarray(peak).view(np.int32)
+    order = np.lexsort((cell, falling))
     order = order[rank_within(feature[order]) < keep]
     return RankedCells(feature[order], cell[order], peak[order], mean[order])
 
