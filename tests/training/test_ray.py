@@ -5,12 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from engine.models.errors import ModelError
 from engine.training.checkpoint import Checkpoints
 from engine.training.options import TrainingOptions
+from engine.training.recipe import Share
 from engine.training.run import run_training
 from storage.errors import InputError
 from storage.locations import Location
@@ -19,6 +24,19 @@ from tests.training.test_run import assert_same_run
 from tests.training.tiny import TinyRecipe
 
 STEPS, BATCH = 12, 8
+
+
+@dataclass(frozen=True)
+class RefusingRecipe(TinyRecipe):
+    """Finds out in the worker that its input is bad; counts how often it is tried."""
+
+    error: type[Exception] = InputError
+    attempts: str = ""
+
+    def prepare(self, module: nn.Module, share: Share, device: torch.device) -> None:
+        with open(self.attempts, "a") as tried:
+            tried.write("1")
+        raise self.error("gene 7 is not in the table")
 
 
 def options(**changes: int) -> TrainingOptions:
@@ -63,6 +81,17 @@ def test_a_killed_driver_is_resumed(undisturbed: Path, tmp_path: Path) -> None:
     assert report.did_work
     assert report.first_step >= 4
     assert_same_run(undisturbed, output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [InputError, ModelError])
+def test_input_that_a_worker_refuses_ends_the_run_at_once(
+    ray_cluster: None, tmp_path: Path, error: type[Exception]
+) -> None:
+    recipe = RefusingRecipe(error=error, attempts=str(tmp_path / "attempts"))
+    with pytest.raises(error, match="gene 7 is not in the table"):
+        run_training(recipe, options(workers=1), Location.of(tmp_path / "out"))
+    assert (tmp_path / "attempts").read_text() == "1"
 
 
 def test_more_workers_than_the_machine_has_are_refused(ray_cluster: None, tmp_path: Path) -> None:
