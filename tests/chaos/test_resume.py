@@ -34,17 +34,9 @@ def encoders_of(process: subprocess.Popen[str]) -> list[int]:
     return [pid for pid, title in processes_below(process.pid).items() if "EncodeMembers" in title]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(small_store, tahoe_model, tmp_path_factory):
-    output = tmp_path_factory.mktemp("uninterrupted") / "cache"
-    code, messages = finish(start(cache_command(small_store, tahoe_model, output)))
-    assert code == 0, messages
-    return hashes(output)
-
-
-def test_killed_encoder_actor(small_store, tahoe_model, tmp_path, uninterrupted):
+def test_killed_encoder_actor(small_store, slow_model, tmp_path, quiet):
     output = tmp_path / "cache"
-    process = start(cache_command(small_store, tahoe_model, output))
+    process = start(cache_command(small_store, slow_model, output))
     killed = []
     for members in (2, 6):
         wait_for_members(output, process, members)
@@ -54,25 +46,25 @@ def test_killed_encoder_actor(small_store, tahoe_model, tmp_path, uninterrupted)
     code, messages = finish(process)
     assert code == 0, messages
     assert len(set(killed)) == 2
-    assert hashes(output) == uninterrupted
+    assert hashes(output) == quiet
 
 
-def test_killed_driver(small_store, tahoe_model, tmp_path, uninterrupted):
+def test_killed_driver(small_store, slow_model, tmp_path, quiet):
     output = tmp_path / "cache"
-    process = start(cache_command(small_store, tahoe_model, output))
+    process = start(cache_command(small_store, slow_model, output))
     wait_for_members(output, process, 3)
     kill(process)
     before = committed(output)
     assert not list((output / "_log").glob("snapshot-*.json"))
-    code, messages = finish(start(cache_command(small_store, tahoe_model, output)))
+    code, messages = finish(start(cache_command(small_store, slow_model, output)))
     assert code == 0, messages
     assert before < committed(output)
-    assert hashes(output) == uninterrupted
+    assert hashes(output) == quiet
 
 
-def test_two_drivers_on_one_output(small_store, tahoe_model, tmp_path, uninterrupted):
+def test_two_drivers_on_one_output(small_store, slow_model, tmp_path, quiet):
     output = tmp_path / "cache"
-    racing = [start(cache_command(small_store, tahoe_model, output)) for _ in range(2)]
+    racing = [start(cache_command(small_store, slow_model, output)) for _ in range(2)]
     ended = [finish(process) for process in racing]
     assert [code for code, _ in ended] == [0, 0], ended
-    assert hashes(output) == uninterrupted
+    assert hashes(output) == quiet
