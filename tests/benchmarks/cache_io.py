@@ -25,10 +25,10 @@ from storage.locations import Location
 from tests.benchmarks.report import Figure, main
 
 ABOUT = """An activation cache of width 512 against raw files of the same bytes. Writing: encoding, hash and
-durable commit of every shard, against write and fsync. Reading, page cache warm: whole members with their hash
-checked, and shuffled batches of 4,096 tokens as tensors while the next pool of shards is read, against reading
-each file whole. MB are bytes on disk; batches of fp8 are made float32, four times as many. Wall clock where
-the disk or a second thread counts, CPU time elsewhere; best of interleaved passes."""
+durable commit of every shard, against write and fsync. Reading, page cache warm: whole members with their
+hash checked, and shuffled batches of 4,096 tokens as tensors while the next pool of shards is read, against
+reading each file whole. MB are bytes on disk; batches of fp8 are made float32, four times as many. Wall clock
+where the disk or a second thread counts, CPU time elsewhere; best of interleaved passes."""
 
 WIDTH, BATCH, TARGET = 512, 4_096, 0.8
 # The pool that is read ahead when the measuring stops is then a small part of what was read.

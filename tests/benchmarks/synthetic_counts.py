@@ -13,8 +13,8 @@ N_GENES, N_TYPES, DRAWN = 20_000, 25, 4_096
 
 def synthetic_counts(n_cells: int) -> sparse.csr_matrix:
     """[n_cells, 20,000] float32: 25 cell types with genes of their own, some 2,100 genes and 6,300 counts a
-    cell, three fifths ones (specs/storage.md section 2). Cells repeat after 4,096, too far apart for a codec to
-    see."""
+    cell, three fifths ones (specs/storage.md section 2). Cells repeat after 4,096, too far apart for a codec
+    to see."""
     rng = np.random.default_rng(0)
     abundance = rng.lognormal(0, 2.35, N_GENES)
     kind = rng.integers(0, N_TYPES, DRAWN)

@@ -89,7 +89,7 @@ class GeneformerTokeniser:
         lengths = kept_C + n_specials * (n_genes_C > 0)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         # Tokens are places in the order until all are sorted; `<cls>` and `<eos>` come last in it.
-        place_T = np.empty(offsets[-1], np.uint32)
+        place_T = np.empty(offsets[-1], rank_T.dtype)
         if n_specials:
             filled = n_genes_C > 0
             place_T[offsets[:-1][filled]], place_T[offsets[1:][filled] - 1] = len(ids_by_rank) + np.arange(2)
@@ -101,9 +101,12 @@ class GeneformerTokeniser:
             genes.sort()
             first += n_specials // 2
             place_T[first : first + n_kept] = genes[:n_kept]
-        return Tokens(ids_by_rank[place_T].astype(np.int32), np.zeros(len(place_T), np.float32), offsets)
+        ids_T = ids_by_rank.astype(np.int32).take(place_T, mode="clip")
+        return Tokens(ids_T, np.zeros(len(place_T), np.float32), offsets)
 
-    def _ranks(self, ids_T: IntArray, counts_T: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint32], IntArray]:
+    def _ranks(
+        self, ids_T: IntArray, counts_T: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.unsignedinteger[Any]], IntArray]:
         """Place of each entry in the order by falling value, then token id, and the token id at each place.
 
         Cells share most of their pairs of gene and count: the pairs are put in order once, and what is left
@@ -126,9 +129,11 @@ class GeneformerTokeniser:
         # The total of a cell and the factor 10,000 of the original scale all its genes alike.
         value_U = np.concatenate([known % _COMMON, rare_counts]) / self._median_V[ids_U]
         order_U = np.lexsort((ids_U, -value_U))
-        rank = np.empty(len(present), np.uint32)
+        # Small integers sort faster; two places are left for special tokens.
+        rank = np.empty(len(present), np.uint16 if len(order_U) + 2 <= 1 << 16 else np.uint32)
         rank[pair_U[order_U]] = np.arange(len(order_U))
-        return rank[pair_T], ids_U[order_U]
+        rank_T: npt.NDArray[np.unsignedinteger[Any]] = rank.take(pair_T, mode="clip")  # unchecked
+        return rank_T, ids_U[order_U]
 
     def _genes(
         self, indptr: IntArray, indices: IntArray, counts: npt.NDArray[Any], match: GeneMatch
