@@ -135,7 +135,7 @@ def padded(encoder: tahoe.TahoeEncoder, tokens: Tokens) -> torch.Tensor:
     """x_TD of the last batch."""
     for start in range(0, tokens.n_cells, PADDED_CELLS):
         some = tokens.select(range(start, min(start + PADDED_CELLS, tokens.n_cells)))
-        batch = padded_tahoe.PaddedBatch(some, encoder.tokeniser.pad_id, str(encoder.device))
+        batch = padded_tahoe.PaddedBatch(some, encoder.tokeniser.pad_id, device=str(encoder.device))
         with torch.autocast(encoder.device.type, torch.bfloat16):
             x_CSD = padded_tahoe.embed(encoder, batch)
             for layer in encoder.blocks:

@@ -19,11 +19,16 @@ PAD_VALUE = -2.0
 
 
 class PaddedBatch:
-    """ids_CS, values_CS: right-padded. valid_CS: which of them are tokens. lengths: tokens of each cell."""
+    """ids_CS, values_CS: right-padded. valid_CS: which of them are tokens. lengths: tokens of each cell.
 
-    def __init__(self, tokens: Tokens, pad_id: int, device: str = "cpu") -> None:
+    longest: tokens of the longest cell of the batch, where these are only some of its cells.
+    """
+
+    def __init__(
+        self, tokens: Tokens, pad_id: int, *, longest: int | None = None, device: str = "cpu"
+    ) -> None:
         self.lengths = tokens.lengths.tolist()
-        valid_CS = np.arange(max(self.lengths))[None] < tokens.lengths[:, None]
+        valid_CS = np.arange(longest or max(self.lengths))[None] < tokens.lengths[:, None]
         ids_CS = np.full(valid_CS.shape, pad_id, np.int64)
         values_CS = np.full(valid_CS.shape, PAD_VALUE, np.float32)
         ids_CS[valid_CS], values_CS[valid_CS] = tokens.ids_T, tokens.values_T
