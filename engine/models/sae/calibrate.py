@@ -13,8 +13,8 @@ from torch import Tensor
 from engine.models.errors import ModelError
 from engine.models.sae.config import TRAINING_FORMS
 from engine.models.sae.model import SAE
-from engine.models.sae.selection import Scratch
-from engine.models.sae.topk_family import choose_over_batch, encoder_of
+from engine.models.sae.selection import Scratch, choose_over_batch
+from engine.models.sae.topk_family import encoder_of
 
 
 @torch.no_grad()
@@ -32,8 +32,8 @@ def calibrate_threshold(sae: SAE, batches: Iterable[Tensor], k: float | None = N
     for x_BD in batches:
         centred_BD = sae.centred(x_BD)
         encoder = encoder_of(sae, "fp32", x_BD.device.type)
-        _, _, score_N = choose_over_batch(centred_BD, encoder, int(2 * k * len(x_BD)), 2 * k, scratch)
-        scores.append(score_N)
+        chosen = choose_over_batch(centred_BD, encoder, int(2 * k * len(x_BD)), 2 * k, scratch)
+        scores.append(chosen.score_N)
         n_tokens += len(x_BD)
     if not n_tokens:
         raise ModelError("no tokens to calibrate the threshold on")

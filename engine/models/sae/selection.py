@@ -84,16 +84,57 @@ def exact_top(h_BF: Tensor, k: int) -> Ranked:
 
 
 class Encoder(NamedTuple):
-    """Scores of all features are x @ rows_FD.T + bias_F. halved_FD: the rows in bf16, to rank with first."""
+    """Scores of all features are (x @ rows_FD.T) * norm_F + bias_F; matrix_FD is what is multiplied first.
+
+    matrix_FD: the rows times the norms (scaling the weights costs D * F, scaling the products B * F), in bf16
+    where features are ranked in bf16 and the best k + 32 scored again from the rows in fp32.
+    """
 
     rows_FD: Tensor
+    norm_F: Tensor | None
     bias_F: Tensor
-    halved_FD: Tensor | None
+    matrix_FD: Tensor
+
+    @property
+    def halved(self) -> bool:
+        return self.matrix_FD.dtype != self.rows_FD.dtype
 
     @classmethod
-    def of(cls, rows_FD: Tensor, bias_F: Tensor, precision: str) -> Encoder:
-        """precision "fp32", or "bf16" to rank in bf16 and score the best k + 32 again in fp32."""
-        return cls(rows_FD, bias_F, rows_FD.bfloat16() if precision == "bf16" else None)
+    def of(cls, rows_FD: Tensor, bias_F: Tensor, norm_F: Tensor | None, *, halved: bool) -> Encoder:
+        """norm_F: what features are weighed by when the k are chosen; None for nothing."""
+        matrix_FD = rows_FD
+        if halved:
+            matrix_FD = torch.empty_like(rows_FD, dtype=torch.bfloat16)
+        if norm_F is not None:
+            matrix_FD = torch.mul(rows_FD, norm_F[:, None], out=matrix_FD if halved else None)
+            bias_F = bias_F * norm_F
+        elif halved:
+            matrix_FD.copy_(rows_FD)
+        return cls(rows_FD, norm_F, bias_F, matrix_FD)
+
+    def part(self, columns_C: Tensor) -> Encoder:
+        """The encoder of some features only."""
+        norm_C = None if self.norm_F is None else self.norm_F[columns_C]
+        return Encoder(self.rows_FD[columns_C], norm_C, self.bias_F[columns_C], self.matrix_FD[columns_C])
+
+    def rescored(self, x_BD: Tensor, index_BK: Tensor) -> Tensor:
+        """Scores of given features from the rows themselves, without a product over all features."""
+        n_tokens, k = index_BK.shape
+        token_N = torch.arange(n_tokens, device=x_BD.device).repeat_interleave(k)
+        offsets_B1 = torch.arange(n_tokens + 1, device=x_BD.device) * k
+        product_N = sampled_products(x_BD, token_N, offsets_B1, index_BK.flatten(), self.rows_FD)
+        product_BK = product_N.view(n_tokens, k)
+        return (product_BK if self.norm_F is None else product_BK * self.norm_F[index_BK]) + self.bias_F[
+            index_BK
+        ]
+
+
+class Chosen(NamedTuple):
+    """Active pairs of a batch: token_N (ascending), feature_N and what they were chosen by, score_N."""
+
+    token_N: Tensor
+    feature_N: Tensor
+    score_N: Tensor
 
 
 @torch.no_grad()
@@ -106,7 +147,7 @@ def best_features(
     feature of the k best ranks behind more than 32 others in bf16.
     """
     live, dead = [], []
-    matrix_FD = encoder.rows_FD if encoder.halved_FD is None else encoder.halved_FD
+    matrix_FD = encoder.matrix_FD
     bias_F = encoder.bias_F.to(matrix_FD.dtype)
     for _, x_CD, h_CF in scratch.chunks(x_BD, len(matrix_FD), matrix_FD.dtype):
         torch.addmm(bias_F, x_CD.to(matrix_FD.dtype), matrix_FD.T, out=h_CF)
@@ -116,25 +157,44 @@ def best_features(
     return _joined(live), _joined(dead) if dead_C is not None else None
 
 
+@torch.no_grad()
+def choose_over_batch(x_BD: Tensor, encoder: Encoder, n_chosen: int, k: float, scratch: Scratch) -> Chosen:
+    """The n_chosen largest positive scores of a whole batch.
+
+    Exact without the scores of all features: each token offers its 2k best; tokens whose every offer was
+    chosen may hold more and are asked again for twice as many. k is the average number per token.
+    """
+    n_features, n_tokens = len(encoder.rows_FD), len(x_BD)
+    offers = min(n_features, max(1, int(2 * k)))
+    waiting_B = torch.arange(n_tokens, device=x_BD.device)
+    token_N = feature_N = torch.empty(0, dtype=torch.int64, device=x_BD.device)
+    score_N = x_BD.new_empty(0)
+    while True:
+        ranked, _ = best_features(x_BD[waiting_B], encoder, offers, scratch)
+        settled_N = ~torch.isin(token_N, waiting_B)
+        token_N = torch.cat([token_N[settled_N], waiting_B.repeat_interleave(offers)])
+        feature_N = torch.cat([feature_N[settled_N], ranked.index_BK.flatten()])
+        score_N = torch.cat([score_N[settled_N], ranked.score_BK.flatten()])
+        best_N = torch.topk(score_N, min(n_chosen, len(score_N)), sorted=False).indices
+        best_N = best_N[score_N[best_N] > 0]
+        chosen_B = torch.bincount(token_N[best_N], minlength=n_tokens)
+        waiting_B = waiting_B[chosen_B[waiting_B] == offers]
+        if offers == n_features or not len(waiting_B):
+            break
+        offers = min(n_features, 2 * offers)
+    best_N = best_N[torch.argsort(token_N[best_N], stable=True)]
+    return Chosen(token_N[best_N], feature_N[best_N], score_N[best_N])
+
+
 def _best(x_BD: Tensor, h_BC: Tensor, encoder: Encoder, k: int, columns_C: Tensor | None) -> Ranked:
-    spare = 0 if encoder.halved_FD is None else SPARE_CANDIDATES
+    spare = SPARE_CANDIDATES if encoder.halved else 0
     score_BK, index_BK = exact_top(h_BC, min(k + spare, h_BC.shape[-1]))
     if columns_C is not None:
         index_BK = columns_C[index_BK]
-    if encoder.halved_FD is None:
+    if not encoder.halved:
         return Ranked(score_BK, index_BK)
-    exact_BK = rescored(x_BD, encoder, index_BK)
-    kept_BK, place_BK = exact_BK.topk(k, dim=-1, sorted=False)
+    kept_BK, place_BK = encoder.rescored(x_BD, index_BK).topk(k, dim=-1, sorted=False)
     return Ranked(kept_BK, index_BK.gather(-1, place_BK))
-
-
-def rescored(x_BD: Tensor, encoder: Encoder, index_BK: Tensor) -> Tensor:
-    """Scores of given features in fp32, without a product over all features."""
-    n_tokens, k = index_BK.shape
-    token_N = torch.arange(n_tokens, device=x_BD.device).repeat_interleave(k)
-    offsets_B1 = torch.arange(0, n_tokens * k + 1, k, device=x_BD.device)
-    product_N = sampled_products(x_BD, token_N, offsets_B1, index_BK.flatten(), encoder.rows_FD)
-    return product_N.view(n_tokens, k) + encoder.bias_F[index_BK]
 
 
 def _joined(parts: list[Ranked]) -> Ranked:

@@ -10,7 +10,7 @@ L blocks of rows (nested prefixes, then dead features).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,23 @@ from torch import Tensor
 from engine.models.sae.dead_features import dead_reconstruction_loss
 from engine.models.sae.model import SAE
 from engine.models.sae.options import Knobs, ObjectiveOptions, Terms
-from engine.models.sae.selection import Encoder, Ranked, Scratch, best_features
+from engine.models.sae.selection import (
+    Chosen,
+    Encoder,
+    Ranked,
+    Scratch,
+    best_features,
+    choose_over_batch,
+)
 from engine.models.sae.sparse_ops import ActivePairs, decode_at, dense_wins, encode_at
+
+
+class Dead(NamedTuple):
+    """Features that AuxK may use: at most k of the columns per token; dense: by products with all of them."""
+
+    columns_C: Tensor
+    k: int
+    dense: bool
 
 
 def topk_terms(
@@ -32,60 +47,40 @@ def topk_terms(
     dead_F: Tensor | None,
 ) -> Terms:
     """Reconstruction by the chosen features with AuxK over dead ones and, for Matryoshka, prefix losses."""
-    n_dead = 0 if dead_F is None else int(dead_F.sum())
-    dead_C = torch.nonzero(dead_F)[:, 0] if dead_F is not None and n_dead else None
-    k_dead = min(max(sae.d_in // 2, 1), n_dead)
-    dead_dense = _dense(options, n_dead, k_dead, x_BD)
-    live, dead = _choose(sae, options, knobs, scratch, x_BD, None if dead_dense else dead_C, k_dead)
+    dead = _dead(sae, options, x_BD, dead_F)
+    live, gathered = _choose(sae, options, knobs, scratch, x_BD, None if dead and dead.dense else dead)
     prefixes = options.prefixes(sae.d_sae) if sae.config.architecture == "matryoshka_batchtopk" else ()
-    pairs, score_N = _blocks(sae, live, dead, len(x_BD), prefixes)
-    before_D = sae.b_dec if sae.config.apply_b_dec_to_input else None
-    n_live = live[0].numel()
-    if _dense(options, sae.d_sae, knobs.k, x_BD):
-        h_N = _dense_pre_activations(sae, x_BD, before_D)[pairs.token_N, pairs.feature_N]
-        r_LBO = _dense_decode(sae, _rectified(h_N, n_live), pairs)
-    else:
-        h_N = encode_at(x_BD, before_D, sae.W_enc_FD, sae.b_enc, score_N, pairs)
-        r_LBO = decode_at(_rectified(h_N, n_live), sae.W_dec, pairs).view(-1, *y_BO.shape)
+    pairs, score_N = _blocks(sae, live, gathered, len(x_BD), prefixes)
+    n_live = len(live.score_N)
+    h_N, r_LBO = _decoded(sae, _dense(options, sae.d_sae, knobs.k, x_BD), x_BD, pairs, score_N, n_live)
     nested_LBO = r_LBO[: max(len(prefixes), 1)].cumsum(0) + sae.b_dec
     if sae.config.skip:
         nested_LBO = nested_LBO + x_BD @ sae.W_skip.T
-    residual_BO = (y_BO - nested_LBO[-1]).detach()
     penalties = {}
     if len(prefixes) > 1:
         penalties["inner"] = (nested_LBO[:-1] - y_BO).pow(2).sum(-1).mean(-1).sum()
-    if dead_C is not None:
-        if dead_dense:
-            error = dead_reconstruction_loss(sae, scratch, x_BD, residual_BO, dead_C, k_dead)
+    if dead is not None:
+        residual_BO = (y_BO - nested_LBO[-1]).detach()
+        if dead.dense:
+            error = dead_reconstruction_loss(sae, scratch, x_BD, residual_BO, dead.columns_C, dead.k)
         else:
             error = (r_LBO[-1] - residual_BO).pow(2).sum(-1).mean()
-        penalties["aux"] = _aux_weight(sae, options, n_dead, y_BO, residual_BO) * error
+        penalties["aux"] = _aux_weight(sae, options, len(dead.columns_C), y_BO, residual_BO) * error
     with torch.no_grad():
         active_N = h_N[:n_live] > 0
         fired_F = torch.zeros(sae.d_sae, dtype=torch.bool, device=x_BD.device)
         fired_F[pairs.feature_N[:n_live][active_N]] = True
         if sae.config.architecture != "topk":
-            _follow_threshold(sae, options, live[2][live[2] > 0])
-        l0 = active_N.sum() / len(x_BD)
-    return Terms(nested_LBO[-1], penalties, fired_F, l0)
-
-
-def _dense(options: ObjectiveOptions, n_features: int, k: float, x_BD: Tensor) -> bool:
-    if options.path == "auto":
-        return dense_wins(n_features, k, x_BD.device.type)
-    return options.path == "dense"
+            _follow_threshold(sae, options, live.score_N)
+    return Terms(nested_LBO[-1], penalties, fired_F, active_N.sum() / len(x_BD))
 
 
 def encoder_of(sae: SAE, precision: Literal["auto", "fp32", "bf16"], device: str) -> Encoder:
     """What features are ranked by: the encoder's rows, times the decoder's norms where those count."""
     if precision == "auto":
         precision = "fp32" if device == "cpu" else "bf16"
-    rows_FD, bias_F = sae.W_enc_FD.detach(), sae.b_enc.detach()
-    if sae.config.rescale_acts_by_decoder_norm:
-        # Scaling the weights costs D * F, scaling the products B * F.
-        norm_F = decoder_norms(sae)
-        rows_FD, bias_F = rows_FD * norm_F[:, None], bias_F * norm_F
-    return Encoder.of(rows_FD, bias_F, precision)
+    norm_F = decoder_norms(sae) if sae.config.rescale_acts_by_decoder_norm else None
+    return Encoder.of(sae.W_enc_FD.detach(), sae.b_enc.detach(), norm_F, halved=precision == "bf16")
 
 
 def decoder_norms(sae: SAE) -> Tensor:
@@ -94,68 +89,44 @@ def decoder_norms(sae: SAE) -> Tensor:
     return norm_F.clamp(min=1e-20)
 
 
-@torch.no_grad()
-def choose_over_batch(
-    x_BD: Tensor, encoder: Encoder, n_chosen: int, k: float, scratch: Scratch
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The n_chosen largest positive scores of a whole batch: token_N (ascending), feature_N, score_N.
+def _dead(sae: SAE, options: ObjectiveOptions, x_BD: Tensor, dead_F: Tensor | None) -> Dead | None:
+    """At most D/2 dead features per token help; None without dead features."""
+    columns_C = None if dead_F is None else torch.nonzero(dead_F)[:, 0]
+    if columns_C is None or not len(columns_C):
+        return None
+    k = min(max(sae.d_in // 2, 1), len(columns_C))
+    return Dead(columns_C, k, _dense(options, len(columns_C), k, x_BD))
 
-    Exact without the scores of all features: each token offers its 2k best; tokens whose every offer was
-    chosen may hold more and are asked again for twice as many. k is the average number per token.
-    """
-    n_features, n_tokens = len(encoder.rows_FD), len(x_BD)
-    offers = min(n_features, max(1, int(2 * k)))
-    waiting_B = torch.arange(n_tokens, device=x_BD.device)
-    token_N = feature_N = torch.empty(0, dtype=torch.int64, device=x_BD.device)
-    score_N = x_BD.new_empty(0)
-    while True:
-        ranked, _ = best_features(x_BD[waiting_B], encoder, offers, scratch)
-        settled_N = ~torch.isin(token_N, waiting_B)
-        token_N = torch.cat([token_N[settled_N], waiting_B.repeat_interleave(offers)])
-        feature_N = torch.cat([feature_N[settled_N], ranked.index_BK.flatten()])
-        score_N = torch.cat([score_N[settled_N], ranked.score_BK.flatten()])
-        best_N = torch.topk(score_N, min(n_chosen, len(score_N)), sorted=False).indices
-        best_N = best_N[score_N[best_N] > 0]
-        chosen_B = torch.bincount(token_N[best_N], minlength=n_tokens)
-        waiting_B = waiting_B[chosen_B[waiting_B] == offers]
-        if offers == n_features or not len(waiting_B):
-            break
-        offers = min(n_features, 2 * offers)
-    best_N = best_N[torch.argsort(token_N[best_N], stable=True)]
-    return token_N[best_N], feature_N[best_N], score_N[best_N]
+
+def _dense(options: ObjectiveOptions, n_features: int, k: float, x_BD: Tensor) -> bool:
+    if options.path == "auto":
+        return dense_wins(n_features, k, x_BD.device.type)
+    return options.path == "dense"
 
 
 def _choose(
-    sae: SAE,
-    options: ObjectiveOptions,
-    knobs: Knobs,
-    scratch: Scratch,
-    x_BD: Tensor,
-    dead_C: Tensor | None,
-    k_dead: int,
-) -> tuple[tuple[Tensor, Tensor, Tensor], Ranked | None]:
-    """Token, feature and score of the chosen pairs by token, and the best dead features of each token."""
+    sae: SAE, options: ObjectiveOptions, knobs: Knobs, scratch: Scratch, x_BD: Tensor, dead: Dead | None
+) -> tuple[Chosen, Ranked | None]:
+    """The chosen pairs, and the best dead features of each token where those are to be gathered."""
     centred_BD = x_BD.detach()
     if sae.config.apply_b_dec_to_input:
         centred_BD = centred_BD - sae.b_dec.detach()
     encoder = encoder_of(sae, options.encoder_precision, x_BD.device.type)
     if sae.config.architecture == "topk":
-        k = int(knobs.k)
-        ranked, dead = best_features(centred_BD, encoder, k, scratch, dead_C, k_dead)
+        k, columns_C, k_dead = int(knobs.k), dead.columns_C if dead else None, dead.k if dead else 0
+        ranked, gathered = best_features(centred_BD, encoder, k, scratch, columns_C, k_dead)
         token_N = torch.arange(len(x_BD), device=x_BD.device).repeat_interleave(k)
-        return (token_N, ranked.index_BK.flatten(), ranked.score_BK.flatten()), dead
+        return Chosen(token_N, ranked.index_BK.flatten(), ranked.score_BK.flatten()), gathered
     live = choose_over_batch(centred_BD, encoder, int(knobs.k * len(x_BD)), knobs.k, scratch)
-    dead = None
-    if dead_C is not None:
-        part = Encoder.of(encoder.rows_FD[dead_C], encoder.bias_F[dead_C], "fp32")
-        local, _ = best_features(centred_BD, part, k_dead, scratch)
-        dead = Ranked(local.score_BK, dead_C[local.index_BK])
-    return live, dead
+    if dead is None:
+        return live, None
+    local, _ = best_features(centred_BD, encoder.part(dead.columns_C), dead.k, scratch)
+    return live, Ranked(local.score_BK, dead.columns_C[local.index_BK])
 
 
 def _blocks(
     sae: SAE,
-    live: tuple[Tensor, Tensor, Tensor],
+    live: Chosen,
     dead: Ranked | None,
     n_tokens: int,
     prefixes: tuple[int, ...],
@@ -180,19 +151,25 @@ def _blocks(
     return ActivePairs(row_N, feature_N, n_blocks * n_tokens, n_tokens, sae.d_sae), score_N
 
 
+def _decoded(
+    sae: SAE, dense: bool, x_BD: Tensor, pairs: ActivePairs, score_N: Tensor, n_live: int
+) -> tuple[Tensor, Tensor]:
+    """h of the pairs and what each block of rows adds up to, r_LBO, differentiable either way."""
+    before_D = sae.b_dec if sae.config.apply_b_dec_to_input else None
+    if dense:
+        h_BF = (x_BD if before_D is None else x_BD - before_D) @ sae.W_enc + sae.b_enc
+        h_N = h_BF[pairs.token_N, pairs.feature_N]
+        a_RF = h_N.new_zeros(pairs.n_rows, sae.d_sae)
+        r_RO = a_RF.index_put((pairs.row_N, pairs.feature_N), _rectified(h_N, n_live)) @ sae.W_dec
+    else:
+        h_N = encode_at(x_BD, before_D, sae.W_enc_FD, sae.b_enc, score_N, pairs)
+        r_RO = decode_at(_rectified(h_N, n_live), sae.W_dec, pairs)
+    return h_N, r_RO.view(-1, pairs.n_tokens, sae.W_dec.shape[1])
+
+
 def _rectified(h_N: Tensor, n_live: int) -> Tensor:
     """Chosen features are rectified, dead ones learn from negative values too."""
     return torch.cat([h_N[:n_live].relu(), h_N[n_live:]]) if n_live < len(h_N) else h_N.relu()
-
-
-def _dense_pre_activations(sae: SAE, x_BD: Tensor, before_D: Tensor | None) -> Tensor:
-    return (x_BD if before_D is None else x_BD - before_D) @ sae.W_enc + sae.b_enc
-
-
-def _dense_decode(sae: SAE, value_N: Tensor, pairs: ActivePairs) -> Tensor:
-    a_RF = value_N.new_zeros(pairs.n_rows, sae.d_sae)
-    a_RF = a_RF.index_put((pairs.row_N, pairs.feature_N), value_N)
-    return (a_RF @ sae.W_dec).view(-1, pairs.n_tokens, sae.W_dec.shape[1])
 
 
 def _aux_weight(
@@ -211,6 +188,7 @@ def _follow_threshold(sae: SAE, options: ObjectiveOptions, score_N: Tensor) -> N
 
     Started from 0 instead, it would need 460 steps to come within a percent (specs/sae.md section 2).
     """
+    score_N = score_N[score_N > 0]
     if not len(score_N):
         return
     smallest = score_N.min().double()

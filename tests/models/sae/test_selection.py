@@ -7,14 +7,19 @@ import torch
 
 from engine.models import sae
 from engine.models.sae import selection
-from engine.models.sae.selection import Encoder, Scratch, best_features, exact_top
-from engine.models.sae.topk_family import choose_over_batch
+from engine.models.sae.selection import Encoder, Scratch, best_features, choose_over_batch, exact_top
 
 
-def random_encoder(n_features: int, precision: str = "fp32") -> Encoder:
+def random_encoder(n_features: int, *, halved: bool = False, weighed: bool = True) -> Encoder:
     generator = torch.Generator().manual_seed(0)
     rows_FD = torch.randn(n_features, 32, generator=generator)
-    return Encoder.of(rows_FD, 0.1 * torch.randn(n_features, generator=generator), precision)
+    bias_F, norm_F = 0.1 * torch.randn(n_features, generator=generator), torch.linspace(0.5, 2, n_features)
+    return Encoder.of(rows_FD, bias_F, norm_F if weighed else None, halved=halved)
+
+
+def scores(x_BD: torch.Tensor, encoder: Encoder) -> torch.Tensor:
+    h_BF = x_BD @ encoder.rows_FD.T
+    return (h_BF if encoder.norm_F is None else h_BF * encoder.norm_F) + encoder.bias_F
 
 
 @pytest.mark.parametrize("n_features", [1024, 1000])
@@ -30,16 +35,17 @@ def test_two_stages_find_what_one_does(n_features: int, tied: bool) -> None:
     assert all(len(set(row)) == 8 for row in found.index_BK.tolist())
 
 
-def test_bf16_ranking_keeps_the_support_and_fp32_scores() -> None:
+@pytest.mark.parametrize("weighed", [False, True])
+def test_bf16_ranking_keeps_the_support_and_fp32_scores(weighed: bool) -> None:
     x_BD = torch.randn(300, 32, generator=torch.Generator().manual_seed(1))
-    full, halved = random_encoder(4096), random_encoder(4096, "bf16")
+    full, halved = (random_encoder(4096, halved=h, weighed=weighed) for h in (False, True))
     expected, _ = best_features(x_BD, full, 16, Scratch())
     found, _ = best_features(x_BD, halved, 16, Scratch())
     order, other = found.index_BK.argsort(dim=1), expected.index_BK.argsort(dim=1)
     assert torch.equal(found.index_BK.gather(1, order), expected.index_BK.gather(1, other))
     torch.testing.assert_close(found.score_BK.gather(1, order), expected.score_BK.gather(1, other))
     # Without the second look the support would not be that of fp32.
-    h_BF = x_BD.bfloat16() @ full.rows_FD.bfloat16().T + full.bias_F.bfloat16()
+    h_BF = x_BD.bfloat16() @ halved.matrix_FD.T + halved.bias_F.bfloat16()
     naive_BK = h_BF.topk(16, dim=1).indices.sort(dim=1).values
     assert not torch.equal(naive_BK, expected.index_BK.gather(1, other))
 
@@ -50,7 +56,7 @@ def test_dead_features_are_ranked_among_themselves(monkeypatch: pytest.MonkeyPat
     encoder, x_BD = random_encoder(256), torch.randn(40, 32, generator=torch.Generator().manual_seed(1))
     dead_C = torch.arange(0, 256, 3)
     live, dead = best_features(x_BD, encoder, 5, Scratch(), dead_C, 4)
-    h_BF = x_BD @ encoder.rows_FD.T + encoder.bias_F
+    h_BF = scores(x_BD, encoder)
     assert dead is not None
     expected = h_BF[:, dead_C].topk(4, dim=1).values
     torch.testing.assert_close(dead.score_BK.sort(dim=1, descending=True).values, expected)
@@ -66,7 +72,7 @@ def test_the_choice_over_a_batch_is_exact(loud: float, k: float) -> None:
     x_BD[7] *= loud
     n = int(k * 30)
     token_N, feature_N, score_N = choose_over_batch(x_BD, encoder, n, k, Scratch())
-    h_BF = x_BD @ encoder.rows_FD.T + encoder.bias_F
+    h_BF = scores(x_BD, encoder)
     assert len(score_N) == n
     assert bool((token_N.diff() >= 0).all())
     torch.testing.assert_close(score_N.sort(descending=True).values, h_BF.flatten().topk(n).values)
