@@ -25,10 +25,10 @@ ABOUT = """Cells per CPU-second of the same synthetic counts (20,480 cells, 20,0
 through our reader and: anndata's backed mode on the gzip h5ad, zarr-python on our own store, Parquet in the
 schema of Tahoe-100M (lists of int64 genes and float32 counts, row groups of 1,024 cells, snappy), and the
 store's codecs alone (every chunk checked and decoded from memory into one buffer: no reading, no copy, no
-change of type). Blocks are fetched 16,384 cells at a time. Page cache warm, best of interleaved passes; slow
+change of type). Blocks are fetched 2,048 cells at a time. Page cache warm, best of interleaved passes; slow
 readers read a share of the blocks."""
 
-FETCH, IN_ORDER, ROW_GROUP = 16_384, 2_048, 1_024
+FETCH, IN_ORDER, ROW_GROUP = 2_048, 2_048, 1_024
 # Cells of a block.
 PATTERNS = {"in order": IN_ORDER, "256-cell blocks": 256, "64-cell blocks": 64}
 

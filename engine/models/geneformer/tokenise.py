@@ -130,10 +130,10 @@ class GeneformerTokeniser:
         value_U = np.concatenate([known % _COMMON, rare_counts]) / self._median_V[ids_U]
         order_U = np.lexsort((ids_U, -value_U))
         # Small integers sort faster; two places are left for special tokens.
-        rank = np.empty(len(present), np.uint16 if len(order_U) + 2 <= 1 << 16 else np.uint32)
+        dtype = np.dtype("u2" if len(order_U) + 2 <= 1 << 16 else "u4")
+        rank: npt.NDArray[np.unsignedinteger[Any]] = np.empty(len(present), dtype)
         rank[pair_U[order_U]] = np.arange(len(order_U))
-        rank_T: npt.NDArray[np.unsignedinteger[Any]] = rank.take(pair_T, mode="clip")  # unchecked
-        return rank_T, ids_U[order_U]
+        return rank[pair_T], ids_U[order_U]
 
     def _genes(
         self, indptr: IntArray, indices: IntArray, counts: npt.NDArray[Any], match: GeneMatch
