@@ -158,6 +158,18 @@ def best_features(
 
 
 @torch.no_grad()
+def exact_share(x_BD: Tensor, encoder: Encoder, k: int, scratch: Scratch) -> float:
+    """Share of tokens whose k features are those of fp32: the check of bf16 ranking on tokens of a run."""
+    full = Encoder.of(encoder.rows_FD, encoder.bias_F, None, halved=False)
+    if encoder.norm_F is not None:
+        full = full._replace(matrix_FD=encoder.rows_FD * encoder.norm_F[:, None])
+    ranked, _ = best_features(x_BD, encoder, k, scratch)
+    expected, _ = best_features(x_BD, full, k, scratch)
+    same_B = (ranked.index_BK.sort(dim=-1).values == expected.index_BK.sort(dim=-1).values).all(-1)
+    return float(same_B.float().mean())
+
+
+@torch.no_grad()
 def choose_over_batch(x_BD: Tensor, encoder: Encoder, n_chosen: int, k: float, scratch: Scratch) -> Chosen:
     """The n_chosen largest positive scores of a whole batch.
 

@@ -44,10 +44,17 @@ def test_bf16_ranking_keeps_the_support_and_fp32_scores(weighed: bool) -> None:
     order, other = found.index_BK.argsort(dim=1), expected.index_BK.argsort(dim=1)
     assert torch.equal(found.index_BK.gather(1, order), expected.index_BK.gather(1, other))
     torch.testing.assert_close(found.score_BK.gather(1, order), expected.score_BK.gather(1, other))
+    assert selection.exact_share(x_BD, halved, 16, Scratch()) == 1.0
     # Without the second look the support would not be that of fp32.
     h_BF = x_BD.bfloat16() @ halved.matrix_FD.T + halved.bias_F.bfloat16()
     naive_BK = h_BF.topk(16, dim=1).indices.sort(dim=1).values
     assert not torch.equal(naive_BK, expected.index_BK.gather(1, other))
+
+
+def test_too_few_spare_candidates_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "SPARE_CANDIDATES", 0)
+    x_BD = torch.randn(300, 32, generator=torch.Generator().manual_seed(1))
+    assert 0.1 < selection.exact_share(x_BD, random_encoder(4096, halved=True), 16, Scratch()) < 1.0
 
 
 def test_dead_features_are_ranked_among_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
