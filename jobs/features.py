@@ -46,6 +46,10 @@ class Options(JobOptions):
     """Ranges of features worked on separately, each with its own files. Default: one per 8,192 features."""
     sae_genomics: bool = True
     """Write the two JSON files; with a million features they take gigabytes."""
+    neuronpedia: bool = False
+    """With --cache: also write dashboards for Neuronpedia under OUTPUT/neuronpedia; a cell is a prompt."""
+    neuronpedia_model: str | None = None
+    """Neuronpedia's name of the encoder. Default: its fingerprint."""
     max_tokens: int | None = None
     """With --model: tokens encoded of a longer cell. Default: the model's own limit."""
     compute: Literal["fp32", "bf16"] = "fp32"
@@ -80,6 +84,8 @@ def run(options: Options) -> Outcome:
         overwrite=options.overwrite,
         report=ProgressLine("features"),
     )
+    if options.neuronpedia:
+        _export(options, subject)
     facts = result.snapshot.facts
     return Outcome(
         lineage=result.snapshot.lineage_id,
@@ -99,6 +105,8 @@ def _source(options: Options) -> "tuple[Subject, FeaturePass, dict[str, int]]":
 
     if bool(options.cache) == bool(options.model):
         raise InputError("give --cache CACHE, or --model DIR to encode the cells during the pass.")
+    if options.neuronpedia and not options.cache:
+        raise InputError("--neuronpedia: what cells show is read from a cache; give --cache.")
     if options.cache:
         cached = FeatureInputs.open(
             options.sae,
@@ -125,6 +133,25 @@ def _source(options: Options) -> "tuple[Subject, FeaturePass, dict[str, int]]":
 
     workers = workers_of(options.address, options.actors, options.threads)
     return inputs, StreamedPass(inputs, recipe, workers), {"genes": inputs.store.n_genes}
+
+
+def _export(options: Options, subject: "Subject") -> None:
+    from engine.interpret.inputs import FeatureInputs
+    from engine.interpret.neuronpedia import Export, export
+    from storage.features import FeatureTables
+
+    if not isinstance(subject, FeatureInputs):
+        raise TypeError("prompts are read from a cache")
+    model = options.neuronpedia_model or subject.cache.metadata.get("model", "")
+    export(
+        subject,
+        FeatureTables.open(options.output_location),
+        Export(model, options.sae.rstrip("/").rsplit("/", 1)[-1]),
+        options.output_location,
+        address=options.address,
+        overwrite=options.overwrite,
+        report=ProgressLine("neuronpedia"),
+    )
 
 
 def _require_at_least(options: Options, least: int, *flags: str) -> None:

@@ -34,6 +34,10 @@ def test_writes_tables_products_and_record(
     assert all(len(entry["top_genes"]) <= 4 for entry in genes.values())
     assert main(command) == 0
     assert "nothing to do" in capsys.readouterr().err
+    assert main([*command, "--neuronpedia", "--neuronpedia-model", "tahoe"]) == 0
+    batch = json.loads((output / "neuronpedia" / "00000" / "batch-0.json").read_text())
+    assert batch["model_id"] == "tahoe"
+    assert len(batch["features"]) == FEATURES
 
 
 @pytest.mark.parametrize(
