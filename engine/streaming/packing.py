@@ -10,8 +10,8 @@ from bisect import bisect_left, insort
 
 import numpy as np
 
-# At 8,192 tokens the widest intermediate of a 512-wide encoder is 64 MiB. A CPU does not care: budgets of 1,024
-# to 16,384 tokens are within 3% of each other (70M architecture, float32). A GPU is yet to be measured.
+# At 8,192 tokens the widest intermediate of a 512-wide encoder is 64 MiB. A CPU does not care: budgets of
+# 1,024 to 16,384 tokens are within 3% of each other (70M architecture, float32). A GPU is yet to be measured.
 BATCH_TOKENS = 8192
 
 
