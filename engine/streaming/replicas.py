@@ -99,7 +99,8 @@ class Followers:
             ray.get(ended)
         except ray.exceptions.RayError as error:
             print(f"a rank of this encoder is lost, so its leader ends: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
+        finally:
+            os._exit(1)
 
 
 def load_encoder(spec: EncoderSpec) -> Encoder:
