@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import threading
 from itertools import islice
 from pathlib import Path
 
@@ -163,6 +164,13 @@ def test_members_read_back(place: Location) -> None:
             np.testing.assert_array_equal(found.token_class, expected.token_class)
 
 
+def test_batches_stop_reading_with_their_user(cache: ActivationCache) -> None:
+    batches = cache.batches("resid_post_0", 5, seed=0)
+    next(batches)
+    batches.close()
+    assert not any(thread.name.startswith("token-pool") for thread in threading.enumerate())
+
+
 def test_an_unknown_hook_is_refused_with_those_there(cache: ActivationCache) -> None:
     with pytest.raises(InputError, match="resid_post_0, resid_post_1"):
         cache.read("final", "000000")
@@ -173,6 +181,11 @@ def test_damaged_shards_are_errors_by_name(cache: ActivationCache) -> None:
     content = place.read(name)
     place.put(name, content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(DamagedDataset, match=name):
+        cache.read("resid_post_1", "000002")
+    with pytest.raises(DamagedDataset, match=name):
+        list(islice(cache.batches("resid_post_1", 10, seed=0), 4))
+    place.put(name, content + b"more")
+    with pytest.raises(DamagedDataset, match=f"{name}: .* bytes"):
         cache.read("resid_post_1", "000002")
     place.delete(name)
     with pytest.raises(DamagedDataset, match=f"{name}: missing"):

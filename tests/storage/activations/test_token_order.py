@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.activations.token_order import TokenOrder
@@ -22,6 +22,7 @@ def tokens(order: TokenOrder, start: int, stop: int) -> list[tuple[int, int]]:
     return found
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(0, 5), st.integers(1, 4))
 def test_each_pass_holds_every_token_once(sizes: list[int], seed: int, pool_shards: int) -> None:
     order = TokenOrder(sizes, seed, pool_shards)
@@ -30,6 +31,7 @@ def test_each_pass_holds_every_token_once(sizes: list[int], seed: int, pool_shar
         assert sorted(tokens(order, number * order.n_tokens, (number + 1) * order.n_tokens)) == everything
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(1, 4), st.lists(st.integers(0, 60), min_size=2, max_size=5).map(sorted))
 def test_it_can_be_entered_anywhere(sizes: list[int], pool_shards: int, cuts: list[int]) -> None:
     whole = tokens(TokenOrder(sizes, 1, pool_shards), 0, cuts[-1])
