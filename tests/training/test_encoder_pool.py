@@ -119,7 +119,7 @@ def test_a_killed_training_worker_goes_on_with_the_same_tokens(
     assert table is not None
     shares = [Share(rank, 2, batch=256, accumulation=1, seed=0) for rank in range(2)]
     expected = [
-        sum(fingerprint(x_BD) for x_BD in step) / 2
+        float(sum(fingerprint(x_BD) for x_BD in step)) / 2
         for step in islice(zip(*(source.batches(0, share, CPU) for share in shares), strict=True), 9)
     ]
     assert table["seen"].to_pylist() == pytest.approx(expected, rel=1e-6)
