@@ -66,8 +66,10 @@ class Feed:
     group of workers that is started anew begins with a new one.
     """
 
-    def __init__(self, chunks: CellChunks, room: Room, world: int, first: int) -> None:
+    def __init__(self, chunks: CellChunks, room: Room, world: int, first: int, leg_chunks: int) -> None:
         self.chunks, self.room, self.world, self.first = chunks, room, world, first
+        # A multiple of the number of workers, so that a leg begins with the first one's turn.
+        self.leg_chunks = math.ceil(leg_chunks / world) * world
         self.leg, self.splits = -1, list[DataIterator]()
 
     def split(self, leg: int, rank: int) -> DataIterator:
@@ -75,11 +77,6 @@ class Feed:
             start = self.first + leg * self.leg_chunks
             self.leg, self.splits = leg, self._stream(range(start, start + self.leg_chunks))
         return self.splits[rank]
-
-    @property
-    def leg_chunks(self) -> int:
-        """A multiple of the number of workers, so that a leg begins with the first one's turn."""
-        return math.ceil(LEG_CHUNKS / self.world) * self.world
 
     def _stream(self, numbers: range) -> list[DataIterator]:
         with DataContext.current(self._context()), warnings.catch_warnings():
@@ -138,7 +135,7 @@ class PooledChunks:
         self.feed: Any = None
         if share.rank == 0:
             feed = ray.remote(num_cpus=0)(Feed)
-            self.feed = feed.options(name=name).remote(chunks, room, share.world, first)
+            self.feed = feed.options(name=name).remote(chunks, room, share.world, first, LEG_CHUNKS)
         name = agree(name, device)
         if share.rank > 0:
             # Held by its name only: the feed ends when the first worker lets go of it.
