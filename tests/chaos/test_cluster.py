@@ -1,6 +1,10 @@
 """`cache` across machines that die, come, crawl: complete, and byte for byte what one machine makes."""
 
 import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,6 +47,17 @@ def encoders(node: Node) -> list[int]:
     """Processes of a machine that have encoded something."""
     titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in node.processes()}
     return [pid for pid, title in titles.items() if b"EncodeMembers" in title]
+
+
+@contextmanager
+def stopped(processes: list[int]) -> Iterator[None]:
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_two_machines_make_what_one_makes(cluster, command, tmp_path, quiet):
@@ -94,9 +109,11 @@ def test_a_machine_comes(cluster, command, tmp_path, quiet):
         cluster.drain(worker(cluster))
     running = cluster.start(head(cluster), command)
     wait_for_members(tmp_path / "cache", running, 1)
-    new = cluster.add()
-    until(lambda: bool(encoders(new)) or running.poll() is not None, "an encoder on the new machine")
-    assert running.poll() is None
+    with stopped(encoders(head(cluster))):
+        new = cluster.add()
+        until(lambda: bool(encoders(new)) or running.poll() is not None, "an encoder on the new machine")
+        # More than what was encoded and not yet committed.
+        wait_for_members(tmp_path / "cache", running, committed(tmp_path / "cache") + 3)
     code, messages = finish(running)
     assert code == 0, messages
     assert hashes(tmp_path / "cache") == quiet
