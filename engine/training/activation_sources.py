@@ -70,7 +70,7 @@ class CachedActivations:
     hook: str
     width: int
     n_tokens: int
-    shards_in_buffer: int = 8
+    shards_in_buffer: int = 4
 
     @property
     def actors(self) -> int:
