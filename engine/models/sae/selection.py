@@ -45,7 +45,7 @@ class Scratch:
     """The one buffer that encoder products of all chunks and steps are written to."""
 
     def __init__(self) -> None:
-        self._buffer = torch.empty(0)
+        self._buffer = torch.empty(0, dtype=torch.uint8)
 
     def __reduce__(self) -> tuple[type[Scratch], tuple[()]]:
         return Scratch, ()  # copies and pickles start empty
@@ -56,9 +56,10 @@ class Scratch:
         """(first token, tokens, room [tokens, F] for their products) one chunk after another."""
         room = CHUNK_BYTES.get(x_BD.device.type, CHUNK_BYTES["cuda"])
         rows = min(len(x_BD), max(MIN_ROWS, room // (n_features * dtype.itemsize)))
-        buffer = self._buffer
-        if buffer.numel() < rows * n_features or buffer.dtype != dtype or buffer.device != x_BD.device:
-            self._buffer = buffer = torch.empty(rows * n_features, dtype=dtype, device=x_BD.device)
+        needed = rows * n_features * dtype.itemsize
+        if self._buffer.numel() < needed or self._buffer.device != x_BD.device:
+            self._buffer = torch.empty(needed, dtype=torch.uint8, device=x_BD.device)
+        buffer = self._buffer[:needed].view(dtype)
         for start in range(0, len(x_BD), max(rows, 1)):
             x_CD = x_BD[start : start + rows]
             yield start, x_CD, buffer[: len(x_CD) * n_features].view(len(x_CD), n_features)
