@@ -32,8 +32,9 @@ RETRIES = 3
 IN_FLIGHT_PER_CPU = 2
 # Tasks that share a GPU: encoding is a part of the work, sorting on the CPU the rest.
 TASKS_PER_GPU = 4
-# Several shards make one member where there are many: states repeat what shards have in common.
-MEMBERS_WANTED, MOST_SHARDS = 64, 8
+# Several shards make one member where there are many: states repeat what shards have in common. With many
+# features they have little in common, and a member's pairs must fit in memory.
+MEMBERS_WANTED, MOST_SHARDS, MOST_SHARDS_X_FEATURES = 64, 8, 1 << 19
 SAMPLE_TOKENS = 1024
 
 
@@ -58,7 +59,8 @@ class CachedPass:
     def members(self) -> list[MemberPlan]:
         """Consecutive shards of the cache: `[first, stop)` of its members."""
         n_shards = len(self._shards())
-        size = min(max(1, n_shards // MEMBERS_WANTED), MOST_SHARDS)
+        most = min(MOST_SHARDS, MOST_SHARDS_X_FEATURES // self.inputs.n_features)
+        size = max(1, min(n_shards // MEMBERS_WANTED, most))
         return [
             MemberPlan(f"{number:06d}", {"first": first, "stop": min(first + size, n_shards)})
             for number, first in enumerate(range(0, n_shards, size))

@@ -37,7 +37,7 @@ from storage.locations import Location
 
 # Tokens of a member: a sixty-fourth of all, within what an encoder on a CPU does in a minute and what a GPU
 # does in one.
-MEMBERS_WANTED, FEWEST_TOKENS, MOST_TOKENS = 64, 16_384, 1_048_576
+MEMBERS_WANTED, FEWEST_TOKENS, MOST_TOKENS = 64, 16_384, 524_288
 SAMPLE_CELLS = 8
 
 
