@@ -62,16 +62,15 @@ class ActivityBoard:
     """Body of the actor between the encoders and the driver. Losing it loses the progress line, no work."""
 
     def __init__(self) -> None:
-        self._spent = Spent()
-        self._alive: dict[str, float] = {}
+        self._activity = Activity(Spent(), 0.0)
 
-    def add(self, encoder: str, alive_seconds: float, spent: Spent) -> None:
-        """What one more member took, and how long its encoder has been there."""
-        self._spent += spent
-        self._alive[encoder] = alive_seconds
+    def add(self, alive_seconds: float, spent: Spent) -> None:
+        """What one more member took, and the time since its encoder began or last told of one."""
+        so_far = self._activity
+        self._activity = Activity(so_far.spent + spent, so_far.alive_seconds + alive_seconds)
 
     def read(self) -> Activity:
-        return Activity(self._spent, sum(self._alive.values()))
+        return self._activity
 
 
 # Names as Prometheus shows them behind `ray_`; the field of `Spent` that each counts, None for members.
@@ -92,11 +91,9 @@ class EncoderMetrics:
 
     def __init__(self, board: Any, product: str, model: str) -> None:
         """board: handle of an `ActivityBoard` actor. model: path of the encoder."""
-        import ray
         from ray.util.metrics import Counter, Histogram
 
-        self._board, self._began = board, time.monotonic()
-        self._encoder = ray.get_runtime_context().get_actor_id() or "driver"
+        self._board, self._told = board, time.monotonic()
         self._tags = {"product": product, "model": model}
         self._counters = {
             name: Counter(name, description, TAGS) for name, (description, _) in COUNTERS.items()
@@ -115,4 +112,6 @@ class EncoderMetrics:
             if amount > 0:  # Ray refuses to count by zero
                 self._counters[name].inc(amount, self._tags)
         self._member_seconds.observe(spent.encoder_seconds, self._tags)
-        self._board.add.remote(self._encoder, time.monotonic() - self._began, spent)
+        now = time.monotonic()
+        self._board.add.remote(now - self._told, spent)
+        self._told = now

@@ -25,9 +25,9 @@ def test_the_board_knows_how_busy_the_encoders_are():
     board = ActivityBoard()
     assert board.read() == Activity(Spent(), 0.0)
     assert board.read().busy_share is None
-    board.add("a", 4.0, ONE)
-    board.add("b", 2.0, TWO)
-    board.add("a", 8.0, ONE)
+    board.add(4.0, ONE)
+    board.add(2.0, TWO)
+    board.add(4.0, ONE)
     activity = board.read()
     assert activity.spent.cells == 5
     assert activity.busy_share == pytest.approx(3.5 / 10.0)
