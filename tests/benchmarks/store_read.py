@@ -146,9 +146,7 @@ def against_the_codec(store: CellStore, passes: int) -> Iterator[Figure]:
         for threads in (1, 2):
             shard_reading.DECODING_THREADS = threads
             for pattern, size in PATTERNS.items():
-                blocks = [
-                    (start, min(start + size, store.n_cells)) for start in range(0, store.n_cells, size)
-                ]
+                blocks = blocks_of(store, size)
                 name = f"{pattern}, {threads} thread{'s'[: threads - 1]}"
                 best[name] = max(best.get(name, 0.0), cell_rate(store, ours(store), blocks))
     for name, rate in best.items():
