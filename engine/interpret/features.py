@@ -41,8 +41,10 @@ from engine.streaming.draws import token_draws
 Integers = npt.NDArray[np.integer[Any]]
 
 NO_LABEL = -1
-CHUNK_TOKENS = 32_768
-"""Tokens looked at together, whole cells only: 2 Mi activations at 64 a token, a few hundred MB at work."""
+CHUNK_TOKENS = 65_536
+"""Tokens encoded together, whole cells only."""
+MOST_ACTIVATIONS = 8 << 20
+"""Activations added up together: twice those of a chunk at 64 a token, under 1 GB at work."""
 COMPACT_AT = 8 << 20
 """Entries collected before runs are merged: rarer merges sort less in total, 8 Mi pairs take 300 MB."""
 _SAMPLE_STREAM = 2
@@ -80,6 +82,14 @@ def whole_cell_chunks(sorted_cells: Integers) -> Iterator[tuple[int, int]]:
         start = stop
 
 
+def _halves(cell_T: Integers) -> tuple[Int64, Int64]:
+    """The tokens of some cells, and those of the others: about as many, each at least one cell."""
+    order = np.argsort(cell_T, kind="stable")
+    edges = segments(cell_T[order])[1:]
+    cut = int(edges[np.abs(edges - len(order) // 2).argmin()])
+    return order[:cut], order[cut:]
+
+
 class _ByFeature(NamedTuple):
     """Activations ordered by feature, and within a feature by a chosen order of tokens."""
 
@@ -114,6 +124,10 @@ class Observer:
     def add(self, tokens: GeneTokens, codes: sparse.csr_matrix) -> None:
         """Fold in whole cells that were not added before. `codes`: the activations above zero, [T, F]."""
         if not len(tokens.cell_T):
+            return
+        if codes.nnz > MOST_ACTIVATIONS and tokens.cell_T.min() < tokens.cell_T.max():
+            for half in _halves(tokens.cell_T):
+                self.add(tokens.at(half), codes[half])
             return
         self._add_tokens(tokens)
         self._add_genes(tokens, codes)

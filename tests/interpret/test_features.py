@@ -98,7 +98,10 @@ def test_token_order_and_chunk_size_do_not_matter(monkeypatch: pytest.MonkeyPatc
     assert_equal(expected, case.observe(shuffled))
     monkeypatch.setattr(features, "CHUNK_TOKENS", 11)
     monkeypatch.setattr(features, "COMPACT_AT", 20)
+    monkeypatch.setattr(features, "MOST_ACTIVATIONS", 30)
     monkeypatch.setattr(codes, "TOKENS_AT_ONCE", 3)
+    assert_equal(expected, case.observe(shuffled))
+    monkeypatch.setattr(features, "CHUNK_TOKENS", 10_000)
     assert_equal(expected, case.observe(shuffled))
 
 
