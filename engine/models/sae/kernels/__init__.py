@@ -1,4 +1,8 @@
-"""CUDA kernels of the sparse step, imported only where CUDA and Triton are there. Not yet measured."""
+"""CUDA kernels of the sparse step, imported only where CUDA and Triton are there.
+
+Their numbers equal PyTorch's under Triton's interpreter (TRITON_INTERPRET=1, Triton 3.9); compiled, on a GPU,
+they are not yet run or measured.
+"""
 
 from __future__ import annotations
 
