@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from engine.models.errors import ModelError
 from engine.models.sae.config import SAEConfig
@@ -74,7 +75,7 @@ class TrainingModule(nn.Module):
         x_BD = x_BD.to(self.sae.W_enc.dtype)
         y_BO = x_BD if target_BO is None else target_BO.to(self.sae.W_enc.dtype)
         terms = self._terms(x_BD, y_BO, dead_F)
-        mse = (terms.r_BO - y_BO).pow(2).sum(-1).mean()
+        mse = F.mse_loss(terms.r_BO, y_BO, reduction="sum") / len(y_BO)
         loss = mse + sum(terms.penalties.values())
         return SparseLoss(loss, self._metrics(mse, terms, y_BO), terms.fired_F)
 
@@ -91,7 +92,7 @@ class TrainingModule(nn.Module):
 
     @torch.no_grad()
     def _metrics(self, mse: Tensor, terms: Terms, y_BO: Tensor) -> dict[str, Tensor]:
-        variance = (y_BO - y_BO.mean(0)).pow(2).sum(-1).mean()
+        variance = torch.linalg.vector_norm(y_BO - y_BO.mean(0)).square() / len(y_BO)
         metrics = {
             "mse": mse.detach(),
             "aux": mse.new_zeros(()),

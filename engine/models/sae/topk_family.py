@@ -53,7 +53,7 @@ def topk_terms(
     pairs, score_N = _blocks(sae, live, gathered, len(x_BD), prefixes)
     n_live = len(live.score_N)
     h_N, r_LBO = _decoded(sae, _dense(options, sae.d_sae, knobs.k, x_BD), x_BD, pairs, score_N, n_live)
-    nested_LBO = r_LBO[: max(len(prefixes), 1)].cumsum(0) + sae.b_dec
+    nested_LBO = (r_LBO[: len(prefixes)].cumsum(0) if len(prefixes) > 1 else r_LBO[:1]) + sae.b_dec
     if sae.config.skip:
         nested_LBO = nested_LBO + x_BD @ sae.W_skip.T
     penalties = {}
