@@ -21,9 +21,9 @@ from scipy import sparse
 from engine.interpret.levels import BINS, exact_level, log_bin
 from engine.interpret.runs import (
     Float32,
+    Float64,
     Int32,
     Int64,
-    PairRun,
     RankedCells,
     TokenSample,
     counted,
@@ -31,7 +31,7 @@ from engine.interpret.runs import (
     merge_pairs,
     merge_ranked,
     merge_samples,
-    reduce_pairs,
+    run_of_activations,
     segment_sums,
     segments,
 )
@@ -45,8 +45,8 @@ CHUNK_TOKENS = 65_536
 """Tokens encoded together, whole cells only."""
 MOST_ACTIVATIONS = 8 << 20
 """Activations added up together: twice those of a chunk at 64 a token, under 1 GB at work."""
-COMPACT_AT = 8 << 20
-"""Entries collected before runs are merged: rarer merges sort less in total, 8 Mi pairs take 300 MB."""
+COMPACT_AT = 16 << 20
+"""Entries collected before runs are merged: rarer merges sort less in total, 16 Mi pairs take 600 MB."""
 _SAMPLE_STREAM = 2
 """Draws of `token_draws` that neither the sample of long cells nor the order of a cache uses."""
 _POSITION_BITS = 24
@@ -80,6 +80,12 @@ def whole_cell_chunks(sorted_cells: Integers) -> Iterator[tuple[int, int]]:
             stop = int(edges[np.searchsorted(edges, start, side="right")])
         yield start, stop
         start = stop
+
+
+def _whole(value_N: Float64, unit: float) -> Float64:
+    """Values in whole units, in place; the unit is a power of two, so its reciprocal is exact."""
+    value_N *= 1 / unit
+    return np.rint(value_N, out=value_N)
 
 
 def _halves(cell_T: Integers) -> tuple[Int64, Int64]:
@@ -179,15 +185,12 @@ class Observer:
         """Sums per (feature, gene), sums of squares and the histogram of activations."""
         order = np.argsort(tokens.gene_T, kind="stable")
         fired = self._by_feature(codes, order)
-        gene_T, expression_T = tokens.gene_T[order], tokens.expression_T[order]
+        gene_T, expression_T = tokens.gene_T[order].astype(np.int64), tokens.expression_T[order]
         value_N = fired.value_N.astype(np.float64)
-        weighted_N = np.rint(value_N * expression_T[fired.token_N] / self.plan.resolution).astype(np.int64)
-        key_N = fired.feature_N * np.int64(self.plan.n_genes) + gene_T[fired.token_N].astype(np.int64)
-        one_N = np.ones(key_N.size, np.int64)
-        self.runs["pairs"].append(
-            reduce_pairs(PairRun(key_N, one_N, fired.units_N, weighted_N, fired.value_N))
-        )
-        squares_N = np.rint(value_N**2 / self.plan.square_resolution)
+        weighted_N = _whole(value_N * expression_T[fired.token_N], self.plan.resolution).astype(np.int64)
+        key_N = fired.feature_N * np.int64(self.plan.n_genes) + gene_T[fired.token_N]
+        self.runs["pairs"].append(run_of_activations(key_N, fired.units_N, weighted_N, fired.value_N))
+        squares_N = _whole(value_N * value_N, self.plan.square_resolution)
         self.squares_F += np.bincount(
             fired.feature_N, weights=squares_N, minlength=self.plan.n_features
         ).astype(np.int64)
@@ -246,7 +249,7 @@ class Observer:
         """`codes` turned feature by feature, its tokens in the given order (in which `token_N` counts)."""
         turned = codes[order].tocsc()
         feature_N = np.repeat(np.arange(codes.shape[1], dtype=np.int32), np.diff(turned.indptr))
-        units_N = np.rint(turned.data.astype(np.float64) / self.plan.resolution).astype(np.int64)
+        units_N = _whole(turned.data.astype(np.float64), self.plan.resolution).astype(np.int64)
         return _ByFeature(feature_N, turned.indices, turned.data, units_N)
 
     def _compact(self) -> None:

@@ -31,7 +31,8 @@ def exact_level(value: Float32) -> Int64:
 def log_bin(value: Float32, resolution: float) -> Int64:
     """Bin of each activation above zero, 0 to 63; what lies outside goes into the first or last bin."""
     lowest = int(np.float32(resolution * 2.0**_LOWEST_BITS).view(np.int32)) >> _CUT
-    bins: Int64 = np.clip((exact_level(value) >> _CUT) - lowest, 0, BINS - 1)
+    octaves = (np.ascontiguousarray(value, dtype=np.float32).view(np.int32) >> _CUT) - np.int32(lowest)
+    bins: Int64 = np.clip(octaves, 0, BINS - 1, out=octaves).astype(np.int64)
     return bins
 
 

@@ -101,12 +101,29 @@ def segment_sums(values: Int64, starts: Int64) -> Int64:
     if not starts.size:
         return np.empty(0, np.int64)
     running = np.cumsum(values)
-    sums: Int64 = running[np.append(starts[1:], values.size) - 1]
+    sums = np.empty(starts.size, np.int64)
+    sums[-1] = running[-1]
+    # Other modes than clip check each index through a buffer.
+    np.take(running, starts[1:] - 1, out=sums[:-1], mode="clip")
     sums[1:] -= sums[:-1].copy()
     return sums
 
 
-def reduce_pairs(pairs: PairRun) -> PairRun:
+def run_of_activations(key_N: Int64, units_N: Int64, weighted_N: Int64, value_N: Float32) -> PairRun:
+    """The run of single activations whose keys ascend: each counts as one token."""
+    starts = segments(key_N)
+    if not starts.size:
+        return empty_pairs()
+    return PairRun(
+        key_N[starts],
+        np.diff(starts, append=key_N.size),
+        segment_sums(units_N, starts),
+        segment_sums(weighted_N, starts),
+        np.maximum.reduceat(value_N, starts),
+    )
+
+
+def _reduced(pairs: PairRun) -> PairRun:
     """Pairs whose keys ascend but repeat, to one entry a key."""
     starts = segments(pairs.key_P)
     if starts.size == pairs.key_P.size:
@@ -128,7 +145,7 @@ def merge_pairs(runs: Sequence[PairRun]) -> PairRun:
     columns = [np.concatenate(column) for column in zip(*runs, strict=True)]
     # Stable: numpy then merges stretches that are sorted already instead of sorting anew.
     order = np.argsort(columns[0], kind="stable")
-    return reduce_pairs(PairRun(*(column[order] for column in columns)))
+    return _reduced(PairRun(*(column[order] for column in columns)))
 
 
 def counted(keys: Int64, n_keys: int) -> CountRun:
