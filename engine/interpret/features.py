@@ -41,10 +41,13 @@ from engine.streaming.draws import token_draws
 Integers = npt.NDArray[np.integer[Any]]
 
 NO_LABEL = -1
-CHUNK_TOKENS = 65_536
-"""Tokens encoded together, whole cells only."""
-MOST_ACTIVATIONS = 8 << 20
-"""Activations added up together: twice those of a chunk at 64 a token, under 1 GB at work."""
+CHUNK_TOKENS = 32_768
+"""Tokens encoded together, whole cells only. At 64 activations a token no array exceeds `_LARGEST_KEPT`."""
+MOST_ACTIVATIONS = 4 << 20
+"""Activations added up together: twice those of a chunk at 64 a token, half a GB at work."""
+_LARGEST_KEPT = 31 << 20
+"""Bytes. glibc keeps freed blocks up to 32 MiB for the next array, once it has seen one of that size freed;
+others go back to the system, and half of the CPU time goes into their page faults."""
 COMPACT_AT = 16 << 20
 """Entries collected before runs are merged: rarer merges sort less in total, 16 Mi pairs take 600 MB."""
 _SAMPLE_STREAM = 2
@@ -120,6 +123,7 @@ class Observer:
 
     def __post_init__(self) -> None:
         plan = self.plan
+        np.empty(_LARGEST_KEPT, np.uint8)  # allocated, never touched, and freed at once
         self.runs = {"pairs": [], "bins": [], "levels": [], "ranked": [], "sample": []}
         self.cells_F, self.squares_F = np.zeros((2, plan.n_features), np.int64)
         self.tokens_G, self.expression_G = np.zeros((2, plan.n_genes), np.int64)
