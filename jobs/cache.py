@@ -35,6 +35,8 @@ class Options(JobOptions):
     """At most so many encoders at once. Default: as many as the cluster has, or will be given, room for."""
     threads: int = 1
     """CPU threads of each encoder, or of each process of a shared one."""
+    batch_tokens: int = 8192
+    """Budget of a packed batch. Large encoders on a GPU want more, say 32768."""
     tensor_parallel: int = 1
     """GPUs that share one encoder; on a cluster without GPUs, processes."""
 
@@ -48,15 +50,13 @@ class Options(JobOptions):
 def run(options: Options) -> Outcome:
     from engine.streaming.inputs import Inputs
     from engine.streaming.products.activations import ActivationProduct
-    from engine.streaming.recipe import Recipe
     from engine.streaming.run import encode
     from engine.streaming.sizing import cache_size, gigabytes, require_room
-    from jobs.anatomy.streaming import outcome_of, workers_of
+    from jobs.anatomy.streaming import outcome_of, recipe_of, workers_of
 
     output = options.output_location
     workers = workers_of(options.address, options.actors, options.threads)
     inputs = Inputs.open(options.cells, options.model, options.max_cells)
-    inputs.model.require_tensor_parallel(options.tensor_parallel)
     hooks = tuple(dict.fromkeys(comma_separated(options.hooks)))
     inputs.model.require_hooks(hooks)
     product = ActivationProduct(
@@ -68,10 +68,12 @@ def run(options: Options) -> Outcome:
         shard_tokens=options.shard_tokens,
         identity={"model": inputs.model.fingerprint, "store": inputs.store.dataset_id},
     )
-    recipe = Recipe(
-        inputs.model.token_limit(options.max_tokens),
-        options.compute,
-        options.seed,
+    recipe = recipe_of(
+        inputs,
+        max_tokens=options.max_tokens,
+        precision=options.compute,
+        seed=options.seed,
+        batch_tokens=options.batch_tokens,
         tensor_parallel=options.tensor_parallel,
     )
     expected = cache_size(inputs, product, recipe)

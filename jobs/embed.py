@@ -33,24 +33,26 @@ class Options(JobOptions):
     """At most so many encoders at once. Default: as many as the cluster has, or will be given, room for."""
     threads: int = 1
     """CPU threads of each encoder, or of each process of a shared one."""
+    batch_tokens: int = 8192
+    """Budget of a packed batch. Large encoders on a GPU want more, say 32768."""
     tensor_parallel: int = 1
     """GPUs that share one encoder; on a cluster without GPUs, processes."""
 
 
 def run(options: Options) -> Outcome:
     from engine.streaming.inputs import Inputs
-    from engine.streaming.recipe import Recipe
     from engine.streaming.run import encode
-    from jobs.anatomy.streaming import outcome_of, workers_of
+    from jobs.anatomy.streaming import outcome_of, recipe_of, workers_of
 
     output = options.output_location
     workers = workers_of(options.address, options.actors, options.threads)
     inputs = Inputs.open(options.cells, options.model, options.max_cells)
-    inputs.model.require_tensor_parallel(options.tensor_parallel)
-    recipe = Recipe(
-        inputs.model.token_limit(options.max_tokens),
-        options.precision,
-        options.seed,
+    recipe = recipe_of(
+        inputs,
+        max_tokens=options.max_tokens,
+        precision=options.precision,
+        seed=options.seed,
+        batch_tokens=options.batch_tokens,
         tensor_parallel=options.tensor_parallel,
     )
     encoding = encode(

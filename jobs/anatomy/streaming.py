@@ -2,8 +2,9 @@
 
 import sys
 
+from engine.models import Precision
 from engine.streaming.inputs import Inputs
-from engine.streaming.recipe import Workers
+from engine.streaming.recipe import Recipe, Workers
 from engine.streaming.run import Encoding
 from jobs.anatomy.run_record import Outcome
 from storage.errors import InputError
@@ -15,6 +16,22 @@ def workers_of(address: str | None, actors: int | None, threads: int) -> Workers
         if value is not None and value < 1:
             raise InputError(f"--{flag} is {value}; it must be at least 1.")
     return Workers(address, actors, threads)
+
+
+def recipe_of(
+    inputs: Inputs,
+    *,
+    max_tokens: int | None,
+    precision: Precision,
+    seed: int,
+    batch_tokens: int,
+    tensor_parallel: int,
+) -> Recipe:
+    """Raises InputError for a limit, a budget or a number of devices that the model cannot be run with."""
+    inputs.model.require_tensor_parallel(tensor_parallel)
+    if batch_tokens < 1:
+        raise InputError(f"--batch-tokens is {batch_tokens}; it must be at least 1.")
+    return Recipe(inputs.model.token_limit(max_tokens), precision, seed, batch_tokens, tensor_parallel)
 
 
 def outcome_of(encoding: Encoding, inputs: Inputs) -> Outcome:

@@ -48,6 +48,7 @@ def test_a_finished_job_does_nothing(tahoe_model, small_store, tmp_path, ray_clu
     [
         ({"tensor_parallel": 3}, r"--tensor-parallel 3: .* can be shared by 1, 2 devices"),
         ({"tensor_parallel": 0}, "--tensor-parallel 0"),
+        ({"batch_tokens": 0}, "--batch-tokens is 0"),
         ({"actors": 0}, "--actors is 0"),
         ({"threads": -1}, "--threads is -1"),
     ],
