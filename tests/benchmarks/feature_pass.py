@@ -2,6 +2,9 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +22,9 @@ feature_analysis.py does: for every token of every cell a loop over its active f
 expression to a dictionary of dictionaries and marks the feature as seen in the cell, and for every cell a
 loop over all features that keeps the cell's maximum. That gives sums per feature and gene, cells per feature
 and top cells. Ours gives the same and also counts, maxima, moments, 64-bin histograms, label histograms and a
-sample for co-activation, and it merges exactly. Codes are given, so neither side encodes. One thread; best
-of three, interleaved, theirs on fewer cells."""
+sample for co-activation, and it merges exactly. Codes are given, so neither side encodes. One thread; each
+measurement in a process of its own that has looked at the same cells before, as a worker has; best of three,
+interleaved, theirs on fewer cells."""
 
 FEATURES, GENES, ACTIVE, TOKENS_PER_CELL, LABELS, TOP_CELLS = 4_096, 20_000, 64, 1_024, 20, 100
 PASSES = 3
@@ -145,18 +149,24 @@ def largest_difference(state: FeatureState, loops: NestedLoops) -> float:
     return float((np.abs(found_P - expected_P) / largest_F[feature_P]).max())
 
 
+def rate(look: Callable[[Codes], object], codes: Codes) -> float:
+    """Tokens per CPU-second in a process that has looked at as many before, as workers have."""
+    look(codes)
+    started = time.process_time()
+    look(codes)
+    return len(codes.tokens.cell_T) / (time.process_time() - started)
+
+
 def measure(scratch: Path, smoke: bool) -> list[Figure]:
     torch.set_num_threads(1)
-    n_ours, n_theirs = (16, 2) if smoke else (256, 16)
+    n_ours, n_theirs = (16, 2) if smoke else (256, 8)
     codes = synthetic_codes(n_ours)
     few = codes.cells(n_theirs)
     best = {"ours": 0.0, "theirs": 0.0}
     for _ in range(1 if smoke else PASSES):
         for name, look, cells in (("ours", ours, codes), ("theirs", theirs, few)):
-            started = time.process_time()
-            look(cells)
-            rate = len(cells.tokens.cell_T) / (time.process_time() - started)
-            best[name] = max(best[name], rate)
+            with ProcessPoolExecutor(1, get_context("fork")) as worker:
+                best[name] = max(best[name], worker.submit(rate, look, cells).result())
     difference = largest_difference(ours(few), theirs(few))
     return [
         Figure(
