@@ -149,6 +149,9 @@ def walk(url: str) -> Iterator[tuple[str, int, float]]:
     """(name below the prefix, bytes, seconds since the epoch when it was written) of every object."""
     fs, top = _store(url, requests=_S3_REQUESTS_PER_PAGE)
     for key, entry in until_it_works(lambda: fs.find(top, detail=True), f"listing {url}").items():
+        if entry["type"] == "directory":
+            # s3fs names the prefix itself when its first object appears between two of its requests.
+            continue
         yield key[len(top) :].lstrip("/"), int(entry["size"]), _written_at(fs, key, entry)
 
 

@@ -2,6 +2,7 @@
 
 import uuid
 
+import fsspec
 import pytest
 
 from storage import object_stores, retries
@@ -105,3 +106,13 @@ def test_what_will_not_pass_is_not_asked_twice(place: Location, faulty_store: Fa
     with pytest.raises(FileNotFoundError):
         place.read("no")
     assert sum(faulty_store.met.values()) - before <= 3  # is it an object, is it a prefix
+
+
+def test_a_prefix_that_is_listed_as_a_folder_is_no_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = type(fsspec.filesystem("memory"))
+
+    def find(self: object, top: str, **_: object) -> dict[str, dict[str, object]]:
+        return {top: {"name": top, "size": 0, "type": "directory"}}
+
+    monkeypatch.setattr(memory, "find", find)
+    assert Location.of("memory://appearing").list() == {}
