@@ -64,7 +64,7 @@ def stream(
     reading = OwnReading(inputs.store, recipe.max_tokens, recipe.seed) if fused else None
     cpus_left = capacity.cpus - pool.initial * n_devices * pool.cpus_per_device
     sink = CommitSink()
-    with DataContext.current(_context()), warnings.catch_warnings():
+    with DataContext.current(_context(fused=fused)), warnings.catch_warnings():
         # The named parameters that replace ray_remote_args from Ray 2.64 on have no bound on retries in 2.60.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         if fused:
@@ -123,8 +123,13 @@ def _call(tokenise: TokeniseMembers, row: pa.Table) -> pa.Table:
     return tokenise(row)
 
 
-def _context() -> DataContext:
+def _context(*, fused: bool) -> DataContext:
     context = DataContext.get_current().copy()
+    if fused:
+        # Ray Data would keep half of all CPUs in equal parts for each stage, and a pool of encoders could
+        # not grow onto a machine that comes. Committing needs next to nothing, and nothing large is on its
+        # way between the two stages.
+        context.op_resource_reservation_enabled = False
     context.enable_progress_bars = False
     # Its notices of starting and ending would stand between our lines of progress.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
