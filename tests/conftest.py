@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.storage.faulty_store import faulty_store, object_store
+
+__all__ = ["REPOSITORY", "faulty_store", "object_store"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Before anything imports ray: the session's workers inherit these.

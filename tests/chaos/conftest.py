@@ -7,14 +7,11 @@ import pytest
 
 from tests.chaos.cache_runs import STARTED, cache_command, finish, kill, start
 from tests.chaos.namespaces import NamespaceCluster, why_not
-from tests.storage.faulty_store import faulty_store, object_store
 from tests.streaming.in_process import hashes
 from tests.streaming.inputs import genes, small_counts, small_store
 
 __all__ = [
-    "faulty_store",
     "genes",
-    "object_store",
     "small_counts",
     "small_store",
 ]

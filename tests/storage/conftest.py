@@ -6,9 +6,6 @@ from pathlib import Path
 import pytest
 
 from storage.locations import Location
-from tests.storage.faulty_store import faulty_store, object_store
-
-__all__ = ["faulty_store", "object_store"]
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

@@ -58,15 +58,15 @@ def run_rank(rank: int, folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 def runs(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Path, dict[str, dict[str, torch.Tensor]]]]:
-    """The saved encoders, and what rank 0 of two gets from them; rank 1 is a process of its own."""
+    """The saved encoders, and what rank 0 of two gets from them; each rank is a process of its own, since
+    other tests may have given this one a process group.
+    """
     folder = tmp_path_factory.mktemp("shared")
     for name, create in ENCODERS.items():
         models.save(create(), folder / name)
-    other = multiprocessing.get_context("spawn").Process(target=run_rank, args=(1, folder))
-    other.start()
-    yield folder, run_rank(0, folder)
-    other.join(timeout=60)
-    assert other.exitcode == 0
+    with multiprocessing.get_context("spawn").Pool(WORLD) as ranks:
+        states, _ = ranks.starmap(run_rank, [(rank, folder) for rank in range(WORLD)], chunksize=1)
+        yield folder, states
 
 
 @pytest.mark.parametrize("name", ENCODERS)
