@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,9 @@ _MEMORY_LOCK = threading.Lock()
 # lost answer to a conditional PUT would stay hidden; a few for the pages of a listing, which we can only
 # repeat as a whole.
 _S3_REQUESTS, _S3_REQUESTS_PER_PAGE = 1, 4
+
+# The field of an S3 object's own metadata with the call of `create` that made it.
+_MAKER = "syncytium-maker"
 
 
 def read(url: str) -> bytes:
@@ -86,18 +90,20 @@ def put_file(url: str, source: Path) -> None:
 def create(url: str, content: Buffer) -> bool:
     """Write the object if none has that name, else False.
 
-    After an answer that was lost nobody can tell whose request made the object, so one that holds our own
-    content then counts as ours.
+    After an answer that was lost the object may be there by our own request: on S3 it carries the name of the
+    call that made it; elsewhere one that holds our own content then counts as ours.
     """
+    maker = uuid.uuid4().hex
     for wait in retries.waits():
         try:
-            return _create_once(url, bytes(content))
+            # The HTTP client of the S3 driver sends a PUT whose answer was lost again without a word.
+            return _create_once(url, bytes(content), maker) or (_is_s3(url) and _made_by(url, maker))
         except Exception as error:
             if not retries.passes(error):
                 raise
             failure = error
         if exists(url):
-            return read(url) == bytes(content)
+            return _made_by(url, maker) if _is_s3(url) else read(url) == bytes(content)
         if wait is None:
             break
         time.sleep(wait)
@@ -155,13 +161,14 @@ def walk(url: str) -> Iterator[tuple[str, int, float]]:
         yield key[len(top) :].lstrip("/"), int(entry["size"]), _written_at(fs, key, entry)
 
 
-def _create_once(url: str, content: bytes) -> bool:
+def _create_once(url: str, content: bytes, maker: str) -> bool:
     fs, key = _store(url)
+    named = {"Metadata": {_MAKER: maker}} if _is_s3(url) else {}
     # Only the memory store needs the lock, and its writers are threads of one process.
     lock = _MEMORY_LOCK if url.startswith("memory://") else contextlib.nullcontext()
     try:
         with lock:
-            fs.pipe_file(key, content, mode="create")
+            fs.pipe_file(key, content, mode="create", **named)
     except FileExistsError:
         return False
     except OSError as error:
@@ -172,17 +179,26 @@ def _create_once(url: str, content: bytes) -> bool:
     return True
 
 
+def _made_by(url: str, maker: str) -> bool:
+    fs, key = _store(url)
+    found = until_it_works(lambda: fs.metadata(key, refresh=True), f"looking for the maker of {url}")
+    return bool(found.get(_MAKER) == maker)
+
+
+def _is_s3(url: str) -> bool:
+    return url.startswith(("s3://", "s3a://"))
+
+
 def _store(url: str, requests: int = _S3_REQUESTS) -> tuple[Any, str]:
     """The driver of a URL and its key there."""
     # Listings must not be cached: other processes write into the same prefix.
     options: dict[str, Any] = {"use_listings_cache": False}
-    is_s3 = url.startswith(("s3://", "s3a://"))
-    if is_s3:
+    if _is_s3(url):
         options["config_kwargs"] = {"retries": {"mode": "standard", "total_max_attempts": requests}}
     fs, key = fsspec.core.url_to_fs(url, **options)
     if isinstance(fs, LocalFileSystem):
         raise InputError(f"{url}: give a local directory as a plain path")
-    if is_s3:
+    if _is_s3(url):
         fs.retries = 1
     return fs, key.rstrip("/")
 

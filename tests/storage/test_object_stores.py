@@ -56,19 +56,21 @@ def test_a_dataset_written_through_trouble_is_the_same(place: Location, faulty_s
     assert open_snapshot(found).verify() == []
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("fault", ["lost", "SlowDown", "InternalError", "reset"])
 def test_the_maker_of_an_object_learns_it_whatever_happens_to_the_answer(
-    place: Location, faulty_store: FaultyStore, fault: str
+    place: Location, faulty_store: FaultyStore, fault: str, times: int
 ) -> None:
-    faulty_store.script.extend([fault, fault])
+    faulty_store.script.extend([fault] * times)
     assert place.create("record", b"mine")
     assert place.read("record") == b"mine"
 
 
 def test_a_loser_learns_it_too(place: Location, faulty_store: FaultyStore) -> None:
     place.put("record", b"theirs")
-    faulty_store.script.append("lost")
-    assert not place.create("record", b"mine")
+    for content in (b"mine", b"theirs"):
+        faulty_store.script.append("lost")
+        assert not place.create("record", content)
     assert place.read("record") == b"theirs"
 
 
