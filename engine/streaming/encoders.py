@@ -20,7 +20,6 @@ from engine.models import Tokens
 from engine.streaming.forward import encode_cells
 from engine.streaming.members import Member
 from engine.streaming.metrics import EncoderMetrics, Spent
-from engine.streaming.packing import token_slots
 from engine.streaming.products.product import Product
 from engine.streaming.replicas import EncoderSpec, lead, load_encoder
 from engine.streaming.sink import Encoded
@@ -110,7 +109,7 @@ class EncodeMembers:
             tokens = self._tokens(member, row)
             collector = self.work.product.collect(self.encoder, tokens, member)
             began = time.monotonic()
-            encode_cells(self.encoder, tokens, collector, self.spec.batch_tokens)
+            slots = encode_cells(self.encoder, tokens, collector, self.spec.batch_tokens)
             busy_seconds = time.monotonic() - began
             for name, content in collector.objects():
                 writer.put(name, content)
@@ -122,7 +121,7 @@ class EncodeMembers:
         spent = Spent(
             cells=member.stop - member.start,
             tokens=tokens.n_tokens,
-            slots=token_slots(tokens.lengths, self.spec.batch_tokens),
+            slots=slots,
             encoder_seconds=time.monotonic() - started,
             busy_seconds=busy_seconds,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -7,6 +7,7 @@ are then a function of the member and not of the worker that ran it or of what e
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,9 +39,9 @@ def pack(lengths: np.ndarray, budget: int = BATCH_TOKENS) -> list[np.ndarray]:
     return [np.array(cells, dtype=np.int64) for cells in batches]
 
 
-def token_slots(lengths: np.ndarray, budget: int = BATCH_TOKENS) -> int:
-    """Tokens that the batches of `pack` have room for; tokens over slots is the share of useful ones."""
-    return sum(max(budget, int(lengths[cells].sum())) for cells in pack(lengths, budget))
+def token_slots(batches: Sequence[np.ndarray], lengths: np.ndarray, budget: int = BATCH_TOKENS) -> int:
+    """Tokens that batches of `pack` have room for; tokens over slots is the share of useful ones."""
+    return sum(max(budget, int(lengths[cells].sum())) for cells in batches)
 
 
 def token_positions(offsets: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ def stream(
     owner: str,
     *,
     courteous: bool,
-    board: Any | None = None,
+    board: Any,
 ) -> Spent:
     """Encode and commit the pending members on the connected Ray; returns what the committed ones took.
 
@@ -123,14 +123,20 @@ def _call(tokenise: TokeniseMembers, row: pa.Table) -> pa.Table:
     return tokenise(row)
 
 
-def _context(*, fused: bool) -> DataContext:
+def quiet_context() -> DataContext:
+    """A copy of Ray Data's settings under which it says nothing on its own."""
     context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    # Its notices of starting and ending would stand between our lines of progress.
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    return context
+
+
+def _context(*, fused: bool) -> DataContext:
+    context = quiet_context()
     if fused:
         # Ray Data would keep half of all CPUs in equal parts for each stage, and a pool of encoders could
         # not grow onto a machine that comes. Committing needs next to nothing, and nothing large is on its
         # way between the two stages.
         context.op_resource_reservation_enabled = False
-    context.enable_progress_bars = False
-    # Its notices of starting and ending would stand between our lines of progress.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     return context

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.models import GeneMatch, Tokeniser, Tokens
+from engine.streaming.members import Member
 from engine.streaming.source import arrays_of, member_of, one_row
 from storage.cells import CellBlock
 
@@ -41,8 +42,12 @@ class TokeniseMembers:
         block = CellBlock(
             **arrays_of(row), n_genes=self.match.n_columns, start=member.start, stop=member.stop
         )
-        tokens = self.tokens(block)
-        return one_row(member, {"ids": tokens.ids_T, "values": tokens.values_T, "offsets": tokens.offsets})
+        return tokens_row(member, self.tokens(block))
+
+
+def tokens_row(member: Member, tokens: Tokens) -> pa.Table:
+    """A member's packed tokens as a table of one row."""
+    return one_row(member, {"ids": tokens.ids_T, "values": tokens.values_T, "offsets": tokens.offsets})
 
 
 def tokens_of(row: pa.Table) -> Tokens:

@@ -8,7 +8,6 @@ gets depends neither on the number of actors nor on who was faster. When the wor
 limit on the object store stops the actors: memory stays flat however long the run.
 """
 
-import logging
 import math
 import uuid
 import warnings
@@ -24,9 +23,9 @@ from ray.data import ActorPoolStrategy, DataContext, DataIterator
 from ray.util.annotations import RayDeprecationWarning
 
 from engine.streaming.inputs import ModelFacts
-from engine.streaming.pipeline import BY_MEMBER, RETRIES, TASK_OPTIONS
+from engine.streaming.pipeline import BY_MEMBER, RETRIES, TASK_OPTIONS, quiet_context
 from engine.streaming.source import arrays_of, member_of, one_row
-from engine.streaming.tokenising import tokens_of
+from engine.streaming.tokenising import tokens_of, tokens_row
 from engine.training.chunks import Activations, CellChunks, ChunkEncoder, ChunkReader
 from engine.training.recipe import Share
 from engine.training.room import Room
@@ -104,9 +103,7 @@ class Feed:
             return splits
 
     def _context(self) -> DataContext:
-        context = DataContext.get_current().copy()
-        context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        context = quiet_context()
         options = context.execution_options
         options.preserve_order = True
         have = ray.cluster_resources().get("object_store_memory", 0)
@@ -119,8 +116,7 @@ class Feed:
 
 def _tokenised(reader: ChunkReader, row: pa.Table) -> pa.Table:
     chunk = member_of(row)
-    tokens = reader.tokens(chunk)
-    return one_row(chunk, {"ids": tokens.ids_T, "values": tokens.values_T, "offsets": tokens.offsets})
+    return tokens_row(chunk, reader.tokens(chunk))
 
 
 class PooledChunks:

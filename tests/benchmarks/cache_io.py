@@ -112,16 +112,7 @@ def figure(
 ) -> Figure:
     ours, theirs = size / least[0, clock], size / least[1, clock]
     unit = "MB/s" if clock == 0 else "MB/CPU-s"
-    return Figure(
-        name=name,
-        value=ours / theirs,
-        unit="x",
-        target=target,
-        better="higher",
-        ours=ours,
-        theirs=theirs,
-        theirs_is=f"{theirs_is}, {unit}",
-    )
+    return Figure.ratio(name, ours, theirs, f"{theirs_is}, {unit}", target)
 
 
 def of_precision(scratch: Path, precision: str, n_shards: int, n_tokens: int, passes: int) -> list[Figure]:

@@ -10,14 +10,12 @@ import torch
 import transformers
 
 from engine import models
-from engine.models import Encoder, Tokens, geneformer
-from engine.streaming.copies import on_device
+from engine.models import Tokens, geneformer
 from engine.streaming.members import Member
-from engine.streaming.packing import pack
 from engine.streaming.products.embeddings import EmbeddingProduct
-from engine.streaming.products.product import Collector
+from tests.benchmarks.cpu_time import cpu_seconds_in_turns
+from tests.benchmarks.encoding.packed import steps
 from tests.benchmarks.encoding.real_cells import SHARED, few_cells, real_cells
-from tests.benchmarks.encoding.turns import cpu_seconds
 from tests.benchmarks.report import Figure, main
 
 ABOUT = """Cells per CPU-second through two Geneformer architectures with random weights and the official
@@ -52,14 +50,6 @@ class Extractor:
             self.embeddings = ((x_CSD * valid_CS[..., None]).sum(1) / lengths_C[:, None]).numpy()
 
 
-@torch.inference_mode()
-def steps(encoder: Encoder, tokens: Tokens, collector: Collector) -> Iterator[None]:
-    """What `encode_cells` does on a CPU, one packed batch at a time."""
-    for cells, packed in on_device(tokens, pack(tokens.lengths), encoder.device):
-        collector.add(cells, packed)()
-        yield
-
-
 def create(version: str, smoke: bool) -> tuple[geneformer.GeneformerEncoder, Tokens]:
     """The architecture with random weights, and the tokens of one of the extractor's batches, sorted."""
     preset, dictionary, _, _ = VERSIONS[version]
@@ -87,19 +77,10 @@ def compare(version: str, directory: Path, smoke: bool) -> list[Figure]:
     extractor = Extractor(directory, tokens, int(batch.lengths.max()), pool)
     product = EmbeddingProduct(encoder.n_layers - 2, pool)
     collector = product.collect(encoder, tokens, Member("0", 0, tokens.n_cells))
-    spent = cpu_seconds({"ours": steps(encoder, tokens, collector), "theirs": extractor.steps()})
+    spent = cpu_seconds_in_turns({"ours": steps(encoder, tokens, collector), "theirs": extractor.steps()})
     ours, theirs = tokens.n_cells / spent["ours"], tokens.n_cells / spent["theirs"]
     return [
-        Figure(
-            name=f"{version} cell embeddings",
-            value=ours / theirs,
-            unit="x",
-            target=target,
-            better="higher",
-            ours=ours,
-            theirs=theirs,
-            theirs_is="BertForMaskedLM, cells per CPU-s",
-        ),
+        Figure.ratio(f"{version} cell embeddings", ours, theirs, "BertForMaskedLM, cells per CPU-s", target),
         Figure(
             name=f"{version} largest difference",
             value=float(np.abs(collector.e_CD - extractor.embeddings).max()),

@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from engine.models import Encoder, Tokens, tahoe
+from engine.models import Tokens, tahoe
 from engine.models.layers.precision import set_precision
-from engine.streaming.copies import on_device
 from engine.streaming.members import Member
 from engine.streaming.packing import BATCH_TOKENS, pack, token_slots
 from engine.streaming.products.activations import ActivationProduct
 from engine.streaming.products.embeddings import EmbeddingProduct
-from engine.streaming.products.product import Collector
+from tests.benchmarks.cpu_time import cpu_seconds_in_turns
 from tests.benchmarks.encoding import padded_tahoe
+from tests.benchmarks.encoding.packed import steps
 from tests.benchmarks.encoding.real_cells import few_cells, real_cells
-from tests.benchmarks.encoding.turns import cpu_seconds
 from tests.benchmarks.report import Figure, main
 
 ABOUT = """Cells per CPU-second through Tahoe-x1's 70M architecture with random weights, one thread: our
@@ -31,7 +30,7 @@ both take turns."""
 
 BATCH, MAX_TOKENS = 64, 2048
 EVERY = 4
-THEIRS = "padded batch of 64, full depth, float32"
+THEIRS = "padded batch of 64, full depth, float32, cells per CPU-s"
 
 
 class Official:
@@ -50,14 +49,6 @@ class Official:
             if index == self.middle:
                 self.middle_TD = x_CSD[batch.valid_CS]
         self.embeddings = F.normalize(self.encoder.final_norm(x_CSD)[:, 0], dim=1).numpy()
-
-
-@torch.inference_mode()
-def steps(encoder: Encoder, tokens: Tokens, collector: Collector) -> Iterator[None]:
-    """What `encode_cells` does on a CPU, one packed batch at a time."""
-    for cells, packed in on_device(tokens, pack(tokens.lengths), encoder.device):
-        collector.add(cells, packed)()
-        yield
 
 
 def measure(scratch: Path, smoke: bool) -> list[Figure]:
@@ -81,7 +72,7 @@ def measure(scratch: Path, smoke: bool) -> list[Figure]:
     official = Official(encoder, tokens, int(batch.lengths.max()), middle)
     embedded, halved = embedding.collect(encoder, tokens, member), embedding.collect(half, tokens, member)
     cached = cache.collect(encoder, tokens, member)
-    spent = cpu_seconds(
+    spent = cpu_seconds_in_turns(
         {
             "official": official.steps(),
             "embeddings": steps(encoder, tokens, embedded),
@@ -96,45 +87,22 @@ def measure(scratch: Path, smoke: bool) -> list[Figure]:
         "hook": float((cached.acts[hook][cached.kept.row_T[kept]] - official.middle_TD[kept]).abs().max()),
         "bf16": float(np.abs(halved.e_CD - embedded.e_CD).max()),
     }
+    budget = 64 if smoke else BATCH_TOKENS
     padded = float(batch.lengths.max() * batch.n_cells)
-    filled = float(member_lengths.sum() / token_slots(member_lengths, 64 if smoke else BATCH_TOKENS))
+    filled = float(member_lengths.sum() / token_slots(pack(member_lengths, budget), member_lengths, budget))
     return [
-        ratio("cell embeddings", rate["embeddings"], rate["official"], 2.0, THEIRS),
-        ratio(f"hook {hook}", rate["hook"], rate["official"], 4.0, THEIRS),
-        ratio("bf16 cell embeddings", rate["bf16"], rate["embeddings"], 1.5, "our float32"),
-        ratio("bf16 cell embeddings vs official", rate["bf16"], rate["official"], None, THEIRS),
-        difference("cell embeddings, largest difference", off["embeddings"], 1e-4),
-        difference(f"hook {hook}, largest difference", off["hook"], 1e-4),
-        difference("bf16 cell embeddings, largest difference to float32", off["bf16"], None),
+        Figure.ratio("cell embeddings", rate["embeddings"], rate["official"], THEIRS, 2.0),
+        Figure.ratio(f"hook {hook}", rate["hook"], rate["official"], THEIRS, 4.0),
+        Figure.ratio(
+            "bf16 cell embeddings", rate["bf16"], rate["embeddings"], "our float32, cells per CPU-s", 1.5
+        ),
+        Figure.ratio("bf16 cell embeddings vs official", rate["bf16"], rate["official"], THEIRS),
+        Figure.error("cell embeddings, largest difference", off["embeddings"], "absolute", 1e-4),
+        Figure.error(f"hook {hook}, largest difference", off["hook"], "absolute", 1e-4),
+        Figure.error("bf16 cell embeddings, largest difference to float32", off["bf16"], "absolute", None),
         share("useful tokens among those computed", 1.0, batch.n_tokens / padded, "padded"),
         share("tokens in a batch of 8,192, 512 cells of pbmc3k", filled, None, "-"),
     ]
-
-
-def ratio(name: str, ours: float, theirs: float, target: float | None, theirs_is: str) -> Figure:
-    return Figure(
-        name=name,
-        value=ours / theirs,
-        unit="x",
-        target=target,
-        better="higher",
-        ours=ours,
-        theirs=theirs,
-        theirs_is=f"{theirs_is}, cells per CPU-s",
-    )
-
-
-def difference(name: str, found: float, target: float | None) -> Figure:
-    return Figure(
-        name=name,
-        value=found,
-        unit="absolute",
-        target=target,
-        better="lower",
-        ours=found,
-        theirs=None,
-        theirs_is="-",
-    )
 
 
 def share(name: str, ours: float, theirs: float | None, theirs_is: str) -> Figure:

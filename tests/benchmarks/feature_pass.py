@@ -169,25 +169,15 @@ def measure(scratch: Path, smoke: bool) -> list[Figure]:
                 best[name] = max(best[name], worker.submit(rate, look, cells).result())
     difference = largest_difference(ours(few), theirs(few))
     return [
-        Figure(
-            name="tokens per CPU-second",
-            value=best["ours"] / best["theirs"],
-            unit="x",
-            target=20.0,
-            better="higher",
-            ours=best["ours"],
-            theirs=best["theirs"],
-            theirs_is="nested loops, tokens/CPU-s",
+        Figure.ratio(
+            "tokens per CPU-second", best["ours"], best["theirs"], "nested loops, tokens/CPU-s", 20.0
         ),
-        Figure(
-            name="largest difference of a sum (infinite if any pair or top cell differs)",
-            value=difference,
-            unit="of the feature's largest",
-            target=1e-6,
-            better="lower",
-            ours=difference,
-            theirs=None,
-            theirs_is="the same sums in float64, in token order",
+        Figure.error(
+            "largest difference of a sum (infinite if any pair or top cell differs)",
+            difference,
+            "of the feature's largest",
+            1e-6,
+            "the same sums in float64, in token order",
         ),
     ]
 

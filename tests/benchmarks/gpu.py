@@ -171,15 +171,11 @@ def compare(setting: Setting, rate: float, device: torch.device) -> list[Figure]
             theirs=rate / 1e12,
             theirs_is="the device's bf16 matrices, TFLOP/s",
         ),
-        Figure(
-            name=f"{where}: against padding",
-            value=theirs / ours,
-            unit="x",
-            target=None,
-            better="higher",
-            ours=tokens.n_cells / ours,
-            theirs=tokens.n_cells / theirs,
-            theirs_is="padded batches of 64 with SDPA, cells/s",
+        Figure.ratio(
+            f"{where}: against padding",
+            tokens.n_cells / ours,
+            tokens.n_cells / theirs,
+            "padded batches of 64 with SDPA, cells/s",
         ),
         Figure(
             name=f"{where}: peak memory",
@@ -191,16 +187,7 @@ def compare(setting: Setting, rate: float, device: torch.device) -> list[Figure]
             theirs=their_memory,
             theirs_is="padded batches of 64 with SDPA, GiB",
         ),
-        Figure(
-            name=f"{where}: largest difference",
-            value=off,
-            unit="of the largest state",
-            target=0.05,
-            better="lower",
-            ours=off,
-            theirs=None,
-            theirs_is="-",
-        ),
+        Figure.error(f"{where}: largest difference", off, "of the largest state", 0.05),
     ]
 
 

@@ -29,6 +29,36 @@ class Figure:
     theirs: float | None
     theirs_is: str
 
+    @classmethod
+    def ratio(
+        cls, name: str, ours: float, theirs: float, theirs_is: str, target: float | None = None
+    ) -> "Figure":
+        """How many times as fast as the alternative: the rates of both, in the unit `theirs_is` ends with."""
+        return cls(
+            name=name,
+            value=ours / theirs,
+            unit="x",
+            target=target,
+            better="higher",
+            ours=ours,
+            theirs=theirs,
+            theirs_is=theirs_is,
+        )
+
+    @classmethod
+    def error(cls, name: str, found: float, unit: str, target: float | None, against: str = "-") -> "Figure":
+        """How far our results are from those of the alternative."""
+        return cls(
+            name=name,
+            value=found,
+            unit=unit,
+            target=target,
+            better="lower",
+            ours=found,
+            theirs=None,
+            theirs_is=against,
+        )
+
     @property
     def holds(self) -> bool | None:
         if self.target is None:

@@ -138,16 +138,7 @@ def gradient_error(size: Size, x_BD: Tensor, dead_F: Tensor) -> float:
 
 
 def compared(name: str, found: dict[str, float], theirs: str, about: str, target: float | None) -> Figure:
-    return Figure(
-        name=name,
-        value=found["ours"] / found[theirs],
-        unit="x",
-        target=target,
-        better="higher",
-        ours=found["ours"],
-        theirs=found[theirs],
-        theirs_is=f"{about}, tokens/CPU-s",
-    )
+    return Figure.ratio(name, found["ours"], found[theirs], f"{about}, tokens/CPU-s", target)
 
 
 def measure(scratch: Path, smoke: bool) -> list[Figure]:
@@ -181,15 +172,12 @@ def measure(scratch: Path, smoke: bool) -> list[Figure]:
             "SAELens, same dead",
             None,
         ),
-        Figure(
-            name="gradient error vs dense autograd, a tenth dead",
-            value=error,
-            unit="relative",
-            target=1e-5,
-            better="lower",
-            ours=error,
-            theirs=None,
-            theirs_is="dense autograd of the same loss",
+        Figure.error(
+            "gradient error vs dense autograd, a tenth dead",
+            error,
+            "relative",
+            1e-5,
+            "dense autograd of the same loss",
         ),
     ]
 

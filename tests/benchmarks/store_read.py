@@ -18,6 +18,7 @@ from storage.cells import CellStore
 from storage.ingest import ingest
 from storage.shards import checksum
 from storage.shuffled_cells import ShuffledCells, runs
+from tests.benchmarks.cpu_time import cpu_seconds
 from tests.benchmarks.report import Figure, main
 from tests.benchmarks.synthetic_counts import synthetic_counts, write_h5ad
 
@@ -31,6 +32,8 @@ readers read a share of the blocks."""
 FETCH, IN_ORDER, ROW_GROUP = 2_048, 2_048, 1_024
 # Cells of a block.
 PATTERNS = {"in order": IN_ORDER, "256-cell blocks": 256, "64-cell blocks": 64}
+
+UNIT = "cells/CPU-s"
 
 Blocks = list[tuple[int, int]]
 Read = Callable[[Blocks], int]
@@ -95,12 +98,6 @@ def write_parquet(path: Path, counts: sparse.csr_matrix) -> None:
     pq.write_table(pa.table(columns), path, row_group_size=ROW_GROUP, compression="snappy")
 
 
-def seconds(run: Callable[[], object]) -> float:
-    started = time.process_time()
-    run()
-    return time.process_time() - started
-
-
 def cell_rate(store: CellStore, read: Read, blocks: Blocks) -> float:
     """Cells per CPU-second; a reader that loses counts is an error."""
     started = time.process_time()
@@ -125,8 +122,12 @@ def against_readers(
                 some = blocks[: max(1, int(len(blocks) * other.share))]
                 best[other.name] = max(best[other.name], cell_rate(store, other.read, some))
         for other in others:
-            yield ratio(
-                f"{pattern} vs {other.name}", best["ours"], best[other.name], other.target, other.name
+            yield Figure.ratio(
+                f"{pattern} vs {other.name}",
+                best["ours"],
+                best[other.name],
+                f"{other.name}, {UNIT}",
+                other.target,
             )
 
 
@@ -142,7 +143,7 @@ def against_the_codec(store: CellStore, passes: int) -> Iterator[Figure]:
 
     best = {"codec": 0.0}
     for _ in range(2 * passes):
-        best["codec"] = max(best["codec"], store.n_cells / seconds(decode))
+        best["codec"] = max(best["codec"], store.n_cells / cpu_seconds(decode))
         for threads in (1, 2):
             shard_reading.DECODING_THREADS = threads
             for pattern, size in PATTERNS.items():
@@ -152,7 +153,9 @@ def against_the_codec(store: CellStore, passes: int) -> Iterator[Figure]:
     for name, rate in best.items():
         if name != "codec":
             target = 0.9 if name.startswith("in order, 1") else None
-            yield ratio(f"{name} vs the codec", rate, best["codec"], target, "the codecs alone")
+            yield Figure.ratio(
+                f"{name} vs the codec", rate, best["codec"], f"the codecs alone, {UNIT}", target
+            )
 
 
 def blocks_of(store: CellStore, size: int) -> Blocks:
@@ -197,21 +200,10 @@ def feed_against_raw(store: CellStore, passes: int) -> Figure:
 
     least = np.full(2, np.inf)
     for _ in range(2 * passes):
-        least = np.minimum(least, [seconds(feed), seconds(raw)])
+        least = np.minimum(least, [cpu_seconds(feed), cpu_seconds(raw)])
     fed, read = n_cells / least
-    return ratio("shuffled feed to torch vs reading", fed, read, 0.8, "the same cells read in blocks")
-
-
-def ratio(name: str, ours: float, theirs: float, target: float | None, theirs_is: str) -> Figure:
-    return Figure(
-        name=name,
-        value=ours / theirs,
-        unit="x",
-        target=target,
-        better="higher",
-        ours=ours,
-        theirs=theirs,
-        theirs_is=f"{theirs_is}, cells/CPU-s",
+    return Figure.ratio(
+        "shuffled feed to torch vs reading", fed, read, f"the same cells read in blocks, {UNIT}", 0.8
     )
 
 

@@ -1,6 +1,5 @@
 """Counts to tokens: our tokenisers, which take a block of cells at once, and a loop over cells."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from scipy import sparse
 
 from engine.models import geneformer, tahoe
 from engine.models.tokens import Tokeniser
+from tests.benchmarks.cpu_time import cpu_seconds
 from tests.benchmarks.report import REPOSITORY, Figure, main
 
 ABOUT = """Cells per CPU-second from raw counts to tokens, one thread, on the 2,638 real cells of pbmc3k (849
@@ -90,12 +90,6 @@ def require_same(name: str, blocks: list, theirs: list[np.ndarray]) -> None:
             raise RuntimeError(f"{name}: the tokens of cell {cell} differ")
 
 
-def seconds(run: Callable[[], object]) -> float:
-    started = time.process_time()
-    run()
-    return time.process_time() - started
-
-
 def measure(scratch: Path, smoke: bool) -> list[Figure]:
     torch.set_num_threads(1)
     counts = anndata.read_h5ad(CELLS)
@@ -115,18 +109,12 @@ def measure(scratch: Path, smoke: bool) -> list[Figure]:
         require_same(name, ours(tokeniser, gene_ids, cells), loop(cells))
         best = {"ours": np.inf, "theirs": np.inf}
         for _ in range(1 if smoke else 9):
-            best["ours"] = min(best["ours"], seconds(lambda: ours(tokeniser, gene_ids, cells)))  # noqa: B023
-            best["theirs"] = min(best["theirs"], seconds(lambda: loop(cells)))  # noqa: B023
+            best["ours"] = min(best["ours"], cpu_seconds(lambda: ours(tokeniser, gene_ids, cells)))  # noqa: B023
+            best["theirs"] = min(best["theirs"], cpu_seconds(lambda: loop(cells)))  # noqa: B023
+        ours_rate, their_rate = (cells.shape[0] / best[side] for side in ("ours", "theirs"))
         figures.append(
-            Figure(
-                name=f"{name} tokens of pbmc3k",
-                value=best["theirs"] / best["ours"],
-                unit="x",
-                target=TARGET,
-                better="higher",
-                ours=cells.shape[0] / best["ours"],
-                theirs=cells.shape[0] / best["theirs"],
-                theirs_is="a loop over cells, cells/CPU-s",
+            Figure.ratio(
+                f"{name} tokens of pbmc3k", ours_rate, their_rate, "a loop over cells, cells/CPU-s", TARGET
             )
         )
     return figures
