@@ -9,7 +9,7 @@ from engine import models
 from engine.models.encoder import Encoder, HookRecorder, encoder_hook_names, layer_hook
 from engine.models.errors import ModelError
 from engine.models.layers.precision import set_precision
-from engine.models.tokens import Tokens
+from engine.models.tokens import PackedTokens, Tokens
 from tests.models.small_models import small_geneformer, small_tahoe, tokens_of
 
 
@@ -209,3 +209,77 @@ def test_damaged_weights_are_named(encoder: Encoder, tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(ModelError, match=r"neither model.safetensors nor"):
         models.load(tmp_path)
+
+
+def hooks_of(encoder: Encoder) -> tuple[str, ...]:
+    return tuple(name for name in encoder.hook_names if name != "final")
+
+
+@torch.no_grad()
+def test_an_intervention_replaces_what_follows_and_what_is_recorded(encoder: Encoder) -> None:
+    tokens = tokens_of(encoder)
+    before = encoder(tokens, encoder.hook_names).hooks
+    for name in hooks_of(encoder):
+        seen = []
+
+        def double(x_TD: torch.Tensor, told: PackedTokens, seen: list[int] = seen) -> torch.Tensor:
+            seen.append(told.n_tokens)
+            return 2 * x_TD
+
+        after = encoder(tokens, encoder.hook_names, interventions={name: double}).hooks
+        at = encoder.hook_names.index(name)
+        assert seen == [tokens.n_tokens]
+        assert all(torch.equal(after[earlier], before[earlier]) for earlier in encoder.hook_names[:at])
+        assert torch.equal(after[name], 2 * before[name])
+        assert not torch.equal(after["final"], before["final"])
+
+
+@torch.no_grad()
+def test_an_intervention_that_changes_nothing_changes_no_bit(encoder: Encoder) -> None:
+    tokens = tokens_of(encoder)
+    unchanged = dict.fromkeys(encoder.hook_names, lambda x_TD, _: x_TD)
+    with_hooks = encoder(tokens, encoder.hook_names, predictions=True, interventions=unchanged)
+    without = encoder(tokens, encoder.hook_names, predictions=True)
+    for found, expected in ((with_hooks.hooks, without.hooks), (with_hooks.predictions, without.predictions)):
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@torch.no_grad()
+def test_kept_rows_under_an_intervention_are_those_of_the_full_pass(encoder: Encoder) -> None:
+    tokens = tokens_of(encoder)
+    rows_T = torch.arange(0, tokens.n_tokens, 3)
+    for name in encoder.hook_names:
+        # Every row depends on all rows, the worst that an intervention may do.
+        mixing = {name: lambda x_TD, _: x_TD + x_TD.square().mean(0)}
+        for wanted in (name, "final"):
+            full = encoder(tokens, (wanted,), interventions=mixing).hooks[wanted]
+            kept = encoder(tokens, (wanted,), rows_T=rows_T, interventions=mixing).hooks[wanted]
+            torch.testing.assert_close(kept, full[rows_T], rtol=1e-6, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_embeddings_under_an_intervention(pool: str) -> None:
+    encoder = small_tahoe()
+    tokens = tokens_of(encoder)
+    double = {"resid_post_1": lambda x_TD, _: 2 * x_TD + 1}
+    x_TD = encoder(tokens, interventions=double).hooks["final"]
+    expected = encoder.pooled(x_TD, encoder.packed(tokens), pool)
+    torch.testing.assert_close(encoder.embed(tokens, pool=pool, interventions=double), expected)
+    assert not torch.allclose(encoder.embed(tokens, pool=pool), expected)
+
+
+def test_gradients_pass_through_interventions(encoder: Encoder) -> None:
+    added_D = torch.zeros(encoder.d_model, requires_grad=True)
+    out = encoder(tokens_of(encoder), interventions={"resid_pre_1": lambda x_TD, _: x_TD + added_D})
+    out.hooks["final"][:, 0].sum().backward()
+    assert added_D.grad is not None
+    assert added_D.grad.abs().sum() > 0
+
+
+def test_interventions_that_do_not_fit(encoder: Encoder) -> None:
+    tokens = tokens_of(encoder)
+    with pytest.raises(ModelError, match="hook resid_post_9 does not exist"):
+        encoder(tokens, interventions={"resid_post_9": lambda x_TD, _: x_TD})
+    with pytest.raises(ModelError, match=r"intervention at embed returned .* expected torch.float32"):
+        encoder(tokens, interventions={"embed": lambda x_TD, _: x_TD[:1]})

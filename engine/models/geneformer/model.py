@@ -7,13 +7,13 @@ F feed-forward width, N heads, H head width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.models.encoder import Encoder, EncoderOutput, HookRecorder, kept_rows
+from engine.models.encoder import Encoder, EncoderOutput, HookRecorder, Intervention, kept_rows
 from engine.models.errors import ModelError
 from engine.models.geneformer.config import GeneformerConfig
 from engine.models.geneformer.embedding import Embeddings
@@ -73,17 +73,16 @@ class Block(nn.Module):
 
     def forward(self, x_TD: Tensor, layout: CellLayout, recorder: HookRecorder, index: int) -> Tensor:
         kept = recorder.kept_in(index)
-        recorder.offer(f"resid_pre_{index}", x_TD)
+        x_TD = recorder.offer(f"resid_pre_{index}", x_TD)
         a_TD = self.attention(x_TD, layout, kept)
         if kept is not None:
             x_TD = recorder.narrow(x_TD)
-        recorder.offer(f"attn_out_{index}", a_TD)
+        a_TD = recorder.offer(f"attn_out_{index}", a_TD)
         x_TD = self.norm1(x_TD + self.dropout(a_TD))
         m_TD = self.ffn(x_TD)
-        recorder.offer(f"mlp_out_{index}", m_TD)
+        m_TD = recorder.offer(f"mlp_out_{index}", m_TD)
         x_TD = self.norm2(x_TD + self.dropout(m_TD))
-        recorder.offer(f"resid_post_{index}", x_TD)
-        return x_TD
+        return recorder.offer(f"resid_post_{index}", x_TD)
 
 
 class MaskedGeneHead(nn.Module):
@@ -125,6 +124,7 @@ class GeneformerEncoder(Encoder):
         predictions: bool = False,
         *,
         rows_T: Tensor | None = None,
+        interventions: Mapping[str, Intervention] | None = None,
     ) -> EncoderOutput:
         """States at `hooks`, and with predictions `logits` (y_TV, before softmax)."""
         tokens = self.packed(tokens)
@@ -135,14 +135,16 @@ class GeneformerEncoder(Encoder):
             )
         wanted = (*hooks, "final") if predictions else tuple(hooks)
         kept = kept_rows(rows_T, tokens.layout, predictions=predictions)
-        recorder = HookRecorder(wanted, self.n_layers, kept)
+        recorder = HookRecorder(wanted, self.n_layers, kept, tokens, interventions)
         x_TD = self.embeddings(tokens.ids_T, tokens.layout.position_T)
-        recorder.offer("embed", x_TD)
+        x_TD = recorder.offer("embed", x_TD)
         for index, block in enumerate(self.blocks[: recorder.n_blocks]):
             x_TD = block(x_TD, tokens.layout, recorder, index)
         # A hook may ask for the state before the first block that does not run, or after the last one.
-        recorder.offer(f"resid_pre_{recorder.n_blocks}", x_TD)
-        recorder.offer("final", x_TD)
+        if recorder.n_blocks < self.n_layers:
+            recorder.offer(f"resid_pre_{recorder.n_blocks}", x_TD)
+        else:
+            x_TD = recorder.offer("final", x_TD)
         heads = {"logits": self.gene_logits(x_TD)} if predictions else {}
         return EncoderOutput({name: recorder.states[name] for name in hooks}, heads)
 

@@ -8,12 +8,12 @@ F feed-forward width, N heads, H head width, C cells.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from engine.models.encoder import Encoder, EncoderOutput, HookRecorder, kept_rows
+from engine.models.encoder import Encoder, EncoderOutput, HookRecorder, Intervention, kept_rows
 from engine.models.errors import ModelError
 from engine.models.layers.activation import activation
 from engine.models.layers.attention import attend
@@ -87,17 +87,16 @@ class Block(nn.Module):
         self, x_TD: Tensor, layout: CellLayout, isolated_T: Tensor | None, recorder: HookRecorder, index: int
     ) -> Tensor:
         kept = recorder.kept_in(index)
-        recorder.offer(f"resid_pre_{index}", x_TD)
+        x_TD = recorder.offer(f"resid_pre_{index}", x_TD)
         a_TD = self.attention(self.norm1(x_TD) if self.pre_norm else x_TD, layout, kept, isolated_T)
         if kept is not None:
             x_TD = recorder.narrow(x_TD)
-        recorder.offer(f"attn_out_{index}", a_TD)
+        a_TD = recorder.offer(f"attn_out_{index}", a_TD)
         x_TD = x_TD + a_TD if self.pre_norm else self.norm1(x_TD + a_TD)
         m_TD = self.ffn(self.norm2(x_TD) if self.pre_norm else x_TD)
-        recorder.offer(f"mlp_out_{index}", m_TD)
+        m_TD = recorder.offer(f"mlp_out_{index}", m_TD)
         x_TD = x_TD + m_TD if self.pre_norm else self.norm2(x_TD + m_TD)
-        recorder.offer(f"resid_post_{index}", x_TD)
-        return x_TD
+        return recorder.offer(f"resid_post_{index}", x_TD)
 
 
 class ExpressionHead(nn.Module):
@@ -164,6 +163,7 @@ class TahoeEncoder(Encoder):
         predictions: bool = False,
         *,
         rows_T: Tensor | None = None,
+        interventions: Mapping[str, Intervention] | None = None,
         generative_T: Tensor | None = None,
         drug_C: Tensor | None = None,
     ) -> EncoderOutput:
@@ -176,10 +176,10 @@ class TahoeEncoder(Encoder):
         tokens = self.packed(tokens)
         wanted = (*hooks, "final") if predictions else tuple(hooks)
         kept = kept_rows(rows_T, tokens.layout, predictions=predictions)
-        recorder = HookRecorder(wanted, self.n_layers, kept)
+        recorder = HookRecorder(wanted, self.n_layers, kept, tokens, interventions)
         g_TD = self.genes(tokens.ids_T)
         x_TD = self._with_values(g_TD, tokens, generative_T, drug_C)
-        recorder.offer("embed", x_TD)
+        x_TD = recorder.offer("embed", x_TD)
         isolated_T = generative_T if self.config.isolate_generative else None
         for index, block in enumerate(self.blocks[: recorder.n_blocks]):
             x_TD = block(x_TD, tokens.layout, isolated_T, recorder, index)
@@ -188,7 +188,7 @@ class TahoeEncoder(Encoder):
             recorder.offer(f"resid_pre_{recorder.n_blocks}", x_TD)
             return EncoderOutput(recorder.states)
         x_TD = self.final_norm(x_TD)  # of the kept rows alone, as the last block left them
-        recorder.offer("final", x_TD)
+        x_TD = recorder.offer("final", x_TD)
         heads = self._predict(g_TD, x_TD, tokens.layout) if predictions else {}
         return EncoderOutput({name: recorder.states[name] for name in hooks}, heads)
 
