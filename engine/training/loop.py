@@ -25,6 +25,54 @@ Progress = Callable[[int, int, str], None]
 OnCheckpoint = Callable[[dict[str, float], Committed], None]
 
 
+class Run:
+    """One model in training, on one worker: its engine, curve and checkpoints, and the step that is next.
+
+    Begins at the newest checkpoint under `output`, or is built and prepared. Collective, as its methods are.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        options: TrainingOptions,
+        output: Location,
+        worker: Worker,
+        room: Room | None = None,
+    ) -> None:
+        self.recipe, self.options, self.output, self.worker = recipe, options, output, worker
+        self.share = Share(worker.rank, worker.world, options.batch, options.accumulation, options.seed, room)
+        self.checkpoints = Checkpoints(output, options.keep)
+        newest = worker.agree(self.checkpoints.newest() if worker.leads else None)
+        self.engine = _engine(recipe, options, self.share, worker, self.checkpoints, newest)
+        self.next_step = newest.step if newest else 0
+        self.table = MetricsTable(output, self.next_step) if worker.leads else None
+
+    def batches(self) -> Iterator[Batch]:
+        """Its micro-batches from the next step on."""
+        return self.recipe.batches(self.engine.module, self.next_step, self.share, self.worker.device)
+
+    def step(self, stream: Iterator[Batch]) -> tuple[dict[str, float], Committed] | None:
+        """The next step, on the next micro-batches of `stream`; metrics and checkpoint where one was due."""
+        values = _step(self.engine, self.recipe, self.options, self.share, stream, self.next_step)
+        if self.table is not None:
+            self.table.add(self.next_step, values)
+        self.next_step += 1
+        if self.next_step % self.options.checkpoint_every and self.next_step < self.options.steps:
+            return None
+        # The table first: rows beyond the newest checkpoint are dropped on resume, missing ones are not
+        # made up.
+        if self.table is not None:
+            self.table.write()
+        committed = self.checkpoints.save(self.engine, self.worker, self.next_step, self.options.zero)
+        return {"step": self.next_step, "loss": float(values["loss"])}, committed
+
+    def finish(self) -> None:
+        """Publish the model directory, and create the record that says that the run is done."""
+        if self.table is not None:
+            self.table.close()
+        _finish(self.recipe, self.options, self.output, self.engine, self.worker)
+
+
 def train(
     recipe: Recipe,
     options: TrainingOptions,
@@ -39,29 +87,16 @@ def train(
     Collective over all workers. Callbacks: `progress` on rank 0 after every step, `on_checkpoint` on every
     worker after each committed checkpoint. `room`: what Ray holds for the workers, on Ray.
     """
-    share = Share(worker.rank, worker.world, options.batch, options.accumulation, options.seed, room)
-    checkpoints = Checkpoints(output, options.keep)
-    newest = worker.agree(checkpoints.newest() if worker.leads else None)
-    engine = _engine(recipe, options, share, worker, checkpoints, newest)
-    first = newest.step if newest else 0
-    table = MetricsTable(output, first) if worker.leads else None
-    stream = recipe.batches(engine.module, first, share, worker.device)
-    for step in range(first, options.steps):
-        values = _step(engine, recipe, options, share, stream, step)
-        if table is not None:
-            table.add(step, values)
-            progress(step + 1, options.steps, "steps")
-        if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
-            # The table first: rows beyond the newest checkpoint are dropped on resume, missing ones are not
-            # made up.
-            if table is not None:
-                table.write()
-            committed = checkpoints.save(engine, worker, step + 1, options.zero)
-            on_checkpoint({"step": step + 1, "loss": float(values["loss"])}, committed)
+    run = Run(recipe, options, output, worker, room)
+    stream = run.batches()
+    while run.next_step < options.steps:
+        checkpoint = run.step(stream)
+        if worker.leads:
+            progress(run.next_step, options.steps, "steps")
+        if checkpoint is not None:
+            on_checkpoint(*checkpoint)
     del stream  # encoders that fed it end here, not only when the model is published
-    if table is not None:
-        table.close()
-    _finish(recipe, options, output, engine, worker)
+    run.finish()
 
 
 def _engine(

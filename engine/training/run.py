@@ -1,26 +1,30 @@
 """A training run from the driver's side: plan, Ray Train workers around `engine.training.loop`, result."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engine import ray_session
 from engine.models.errors import ModelError
 from engine.training import output as outputs
 from engine.training.checkpoint import FOLDER, Checkpoints, Committed, require_loadable
-from engine.training.loop import Progress, train
+from engine.training.loop import OnCheckpoint, Progress, train
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Recipe
 from engine.training.room import Room, plan_room
-from engine.training.sharding import join_workers
+from engine.training.sharding import Worker, join_workers
 from storage.errors import InputError
 from storage.locations import Location
 
 # Written by Ray Train over and over in place; see engine.training.checkpoint for why it is not read.
 _RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
 PROGRESS_SECONDS = 0.5
+
+Work = Callable[[Worker, Progress, OnCheckpoint, Room | None], None]
+"""What every worker does, from the newest checkpoints to the end; picklable. See `loop.train`."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,22 @@ def run_training(
     finished = outputs.is_finished(output, recipe, options, overwrite=overwrite)
     if not finished:
         with ray_session.connect(address) if options.workers else nullcontext():
-            room = _room(recipe, options) if options.workers else None
+            room = room_for(recipe.actors, options) if options.workers else None
             outputs.begin(output, recipe, options, overwrite=overwrite)
-            first_step = _ready(output, options)
+            first_step = ready(output, options)
+            work = partial(train, recipe, options, output)
             if room:
-                _train_on_ray(recipe, options, output, room, progress)
+                train_on_ray(work, options, output, room, progress)
             else:
-                worker = join_workers(0, 1, options.cpus_per_worker)
-                train(recipe, options, output, worker, progress, _ignore)
+                train_here(work, options, progress)
+    return report_of(output, first_step, did_work=not finished)
+
+
+def report_of(output: Location, first_step: int, *, did_work: bool) -> TrainingReport:
+    """What a finished run's record says."""
     record = outputs.read_end(output)
     return TrainingReport(
-        did_work=not finished,
+        did_work=did_work,
         first_step=first_step,
         steps=int(record["steps"]),
         lineage_id=str(record["lineage_id"]),
@@ -81,7 +90,7 @@ def run_training(
     )
 
 
-def _ready(output: Location, options: TrainingOptions) -> int:
+def ready(output: Location, options: TrainingOptions) -> int:
     """The first step: checks that the run can go on from what is there, and clears what is in the way."""
     checkpoints = Checkpoints(output, options.keep)
     newest = checkpoints.newest()
@@ -92,17 +101,24 @@ def _ready(output: Location, options: TrainingOptions) -> int:
     return newest.step if newest else 0
 
 
-def _room(recipe: Recipe, options: TrainingOptions) -> Room:
+def room_for(actors: int | None, options: TrainingOptions) -> Room:
+    """What to reserve in the Ray we are connected to, for workers and `Recipe.actors`."""
     # Imports Ray, which a process that trains by itself can spare itself.
     from engine.streaming.capacity import Capacity
 
     there = Capacity.now()
-    return plan_room(options, recipe.actors, cpus=there.cpus, gpus=there.gpus, grows=there.grows)
+    return plan_room(options, actors, cpus=there.cpus, gpus=there.gpus, grows=there.grows)
 
 
-def _train_on_ray(
-    recipe: Recipe, options: TrainingOptions, output: Location, room: Room, progress: Progress
+def train_here(work: Work, options: TrainingOptions, progress: Progress) -> None:
+    """Do it in this process."""
+    work(join_workers(0, 1, options.cpus_per_worker), progress, _ignore, None)
+
+
+def train_on_ray(
+    work: Work, options: TrainingOptions, output: Location, room: Room, progress: Progress
 ) -> None:
+    """Do it in the workers of Ray Train; lost ones are replaced. Raises what `run_training` raises."""
     import ray
     import ray.train
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -113,9 +129,8 @@ def _train_on_ray(
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
-            "recipe": recipe,
+            "work": work,
             "options": options,
-            "output": output,
             "room": room,
             "board": board,
         },
@@ -181,7 +196,7 @@ def _worker(config: dict[str, Any]) -> None:
         )
 
     try:
-        train(config["recipe"], options, config["output"], worker, show, report, config["room"])
+        config["work"](worker, show, report, config["room"])
     except (InputError, ModelError) as error:
         # Told before the controller hears of a failed worker, which it would otherwise replace.
         ray.get(board.refuse.remote(error))
