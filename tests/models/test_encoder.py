@@ -262,7 +262,7 @@ def test_kept_rows_under_an_intervention_are_those_of_the_full_pass(encoder: Enc
 def test_embeddings_under_an_intervention(pool: str) -> None:
     encoder = small_tahoe()
     tokens = tokens_of(encoder)
-    double = {"resid_post_1": lambda x_TD, _: 2 * x_TD + 1}
+    double = {"resid_post_0": lambda x_TD, _: 2 * x_TD + 1}
     x_TD = encoder(tokens, interventions=double).hooks["final"]
     expected = encoder.pooled(x_TD, encoder.packed(tokens), pool)
     found = encoder.embed(tokens, pool=pool, interventions=double)
