@@ -120,8 +120,10 @@ class FeatureInputs(Subject):
         remedy = (
             "make a cache with --hooks {hook}, or name the cache's hook point with --hook if it is the same"
         )
-        chosen = _hook(sae_path, config.metadata.get("hook_name"), cache.hooks, hook, f"{what} holds", remedy)
-        _require_same(sae_path, config, cache.d, cache.metadata.get("model"), what)
+        chosen = hook_to_read(
+            sae_path, config.metadata.get("hook_name"), cache.hooks, hook, f"{what} holds", remedy
+        )
+        require_same_activations(sae_path, config, cache.d, cache.metadata.get("model"), what)
         if cache.metadata.get("store", store.dataset_id) != store.dataset_id:
             raise InputError(
                 f"--cells {cells_path} is store {store.dataset_id}, but the cache {cache_path} was made from "
@@ -164,10 +166,10 @@ class EncodedInputs(Subject):
         model, store = stream.model, stream.store
         what = f"the model {model_path}"
         remedy = "give the model the autoencoder was trained on, or name the hook point with --hook"
-        chosen = _hook(
+        chosen = hook_to_read(
             sae_path, config.metadata.get("hook_name"), model.hook_names, hook, f"{what} has", remedy
         )
-        _require_same(sae_path, config, model.d_model, model.fingerprint, what)
+        require_same_activations(sae_path, config, model.d_model, model.fingerprint, what)
         return cls(
             sae_path=sae_path,
             sae_fingerprint=fingerprint(local),
@@ -181,7 +183,7 @@ class EncodedInputs(Subject):
         )
 
 
-def _hook(
+def hook_to_read(
     sae_path: str, trained: str | None, there: Sequence[str], asked: str | None, holder: str, remedy: str
 ) -> str:
     """The hook point to read: the one the autoencoder was trained at, which must be there."""
@@ -198,7 +200,9 @@ def _hook(
     return hook
 
 
-def _require_same(sae_path: str, config: sae.SAEConfig, width: int, model: str | None, what: str) -> None:
+def require_same_activations(
+    sae_path: str, config: sae.SAEConfig, width: int, model: str | None, what: str
+) -> None:
     if config.d_in != width:
         raise InputError(
             f"{sae_path} takes activations of width {config.d_in}, {what} has width {width}; give what the "
