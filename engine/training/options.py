@@ -42,6 +42,8 @@ class TrainingOptions:
     """ZeRO stage: what workers share out. 0 nothing, 1 optimiser state, 2 also gradients, 3 also weights."""
     workers: int = 1
     """Training processes; each has a GPU where the cluster has any. 0: train in this process, without Ray."""
+    feature_parallel: int = 1
+    """Workers that share the features of one autoencoder; they all see the same tokens."""
     cpus_per_worker: int = 1
     """CPU cores (and threads) of one worker."""
     precision: Precision = "fp32"
@@ -57,6 +59,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         self._at_least(1, "steps", "batch", "accumulation", "cpus_per_worker", "checkpoint_every", "keep")
+        self._at_least(1, "feature_parallel")
         self._at_least(0, "workers", "warmup_steps", "weight_decay", "clip", "max_failures")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError(f"learning rate is {self.learning_rate}; it must be a positive number.")
@@ -68,10 +71,14 @@ class TrainingOptions:
             raise InputError(f"zero is {self.zero}; ZeRO stages are 0, 1, 2 and 3.")
         if self.warmup_steps >= self.steps and self.steps > 1:
             raise InputError(f"warm-up ({self.warmup_steps} steps) leaves nothing of {self.steps} steps.")
-        parts = self.world * self.accumulation
+        if self.world % self.feature_parallel:
+            raise InputError(
+                f"feature-parallel is {self.feature_parallel}; it must divide the {self.world} workers."
+            )
+        parts = self.data_parallel * self.accumulation
         if self.batch % parts:
             raise InputError(
-                f"a batch of {self.batch} cannot be shared evenly by {self.world} workers x "
+                f"a batch of {self.batch} cannot be shared evenly by {self.data_parallel} workers x "
                 f"{self.accumulation} micro-batches; use a multiple of {parts}."
             )
 
@@ -80,15 +87,21 @@ class TrainingOptions:
         """Number of training processes."""
         return max(self.workers, 1)
 
+    @property
+    def data_parallel(self) -> int:
+        """Groups of workers, each of which holds the whole model and computes its share of a batch."""
+        return self.world // self.feature_parallel
+
     def lineage(self) -> dict[str, Any]:
         """The options that change the trained weights: what a resumed run must have in common with the first.
 
-        Workers, ZeRO stage, accumulation and what is kept on disk only change where and how the same numbers
+        Workers, feature groups, ZeRO stage, accumulation and what is kept on disk only change where and how the same numbers
         are computed, so they may differ between a run and its continuation.
         """
         free = {
             "zero",
             "workers",
+            "feature_parallel",
             "cpus_per_worker",
             "accumulation",
             "checkpoint_every",

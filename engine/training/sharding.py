@@ -90,8 +90,7 @@ def shard(module: nn.Module, options: TrainingOptions, share: Share, *, universa
         # compiled.
         fused=True,
     )
-    elements = sum(weight.numel() for weight in module.parameters())
-    bucket = min(BUCKET_ELEMENTS, math.ceil(elements / 1024) * 1024)  # buckets must be aligned
+    bucket = bucket_elements(sum(weight.numel() for weight in module.parameters()))
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=optimizer,
@@ -112,6 +111,11 @@ def shard(module: nn.Module, options: TrainingOptions, share: Share, *, universa
         },
     )
     return engine
+
+
+def bucket_elements(n_weights: int) -> int:
+    """Elements of a bucket of gradients or weights on their way between workers."""
+    return min(BUCKET_ELEMENTS, math.ceil(n_weights / 1024) * 1024)  # buckets must be aligned
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
