@@ -95,8 +95,8 @@ class TrainingOptions:
     def lineage(self) -> dict[str, Any]:
         """The options that change the trained weights: what a resumed run must have in common with the first.
 
-        Workers, feature groups, ZeRO stage, accumulation and what is kept on disk only change where and how the same numbers
-        are computed, so they may differ between a run and its continuation.
+        Workers, feature groups, ZeRO stage, accumulation and what is kept on disk only change where and how
+        the same numbers are computed, so they may differ between a run and its continuation.
         """
         free = {
             "zero",

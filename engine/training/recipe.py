@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from engine.models.sae.parallelise import ALONE, FeatureShard
 from engine.training.room import Room
 
 Batch = dict[str, torch.Tensor]
@@ -20,6 +22,9 @@ class Share:
     Examples form one endless stream that depends on the seed alone; step `s` takes positions
     `[s * batch, (s + 1) * batch)` of it. Workers and micro-batches only cut that range into pieces, so a run
     continued on another number of workers sees the same examples in the same steps.
+
+    Workers that share the features of one autoencoder have the same share; the first of them asks the recipe
+    for its batches and hands them to the others, so `rank` and `world` count groups of workers.
     """
 
     rank: int
@@ -29,6 +34,9 @@ class Share:
     seed: int
     room: Room | None = None
     """What Ray holds for the group and its encoders; None in a process that trains by itself."""
+    group: dist.ProcessGroup | None = None
+    """The processes that ask a recipe for batches, one a share: whom `prepare` and `batches` may talk to.
+    None: all there are."""
 
     @property
     def micro_batch(self) -> int:
@@ -67,14 +75,20 @@ class Recipe(Protocol):
     def lineage(self) -> dict[str, Any]:
         """Everything of the recipe that changes the trained weights, as plain JSON values."""
 
-    def build(self, seed: int) -> nn.Module:
+    def build(self, seed: int, shard: FeatureShard = ALONE) -> nn.Module:
         """The training module, in float32 on the CPU, the same on every worker; `forward(batch) -> Loss`.
 
         State that is not trained (counters, statistics) lives in its buffers: they are part of a checkpoint.
+        `shard`: the features of this worker, whose numbers are those they have in the whole model. Modules
+        that hold some rows only of tensors say so: `feature_shard`, and `per_feature`, the names of their own
+        weights and buffers that are cut along the first axis.
         """
 
     def prepare(self, module: nn.Module, share: Share, device: torch.device) -> None:
-        """Called once before step 0, on every worker with the same result: what depends on the examples."""
+        """Called once before step 0, on the first worker of every share with the same result.
+
+        Sets what depends on the examples, in weights and buffers that every worker has whole.
+        """
 
     def batches(
         self, module: nn.Module, start_step: int, share: Share, device: torch.device

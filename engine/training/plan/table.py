@@ -84,6 +84,7 @@ class Plan:
 
     def text(self) -> str:
         """The table that a dry run prints."""
+        rate = f"{self.tokens_per_second:,.0f}, a step of {self.batch_tokens:,} in {_ms(self.step_seconds)}"
         lines = [
             self.title,
             f"  parameters          {self.parameters:,} ({self.parameters_per_gpu:,} on each GPU)",
@@ -94,8 +95,7 @@ class Plan:
             *(f"    {t.name:<34}{_gb(t.bytes):>10}  {t.link:<8}{_ms(t.seconds):>12}" for t in self.traffic),
             "  compute per step",
             *(f"    {name:<34}{_ms(seconds):>12}" for name, seconds in self.compute.items()),
-            f"  tokens per second   {self.tokens_per_second:,.0f} (a step of {self.batch_tokens:,} tokens: "
-            f"{_ms(self.step_seconds)})",
+            f"  tokens per second   {rate}",
             f"  {self.tokens:,} tokens   {self.hours:,.2f} hours",
         ]
         return "\n".join(lines)
