@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from jobs.anatomy import Outcome, launch
+from jobs.anatomy import Outcome, comma_separated, launch
 from jobs.anatomy.training import TrainingFlags, train_job
 from storage.errors import InputError
 
 if TYPE_CHECKING:
     from engine.training.activation_sources import ActivationSource
-
-AVAILABLE = ("topk",)
+    from engine.training.recipes.sae import SparseRecipe
 
 
 @dataclass(kw_only=True)
@@ -32,16 +31,28 @@ class Options(TrainingFlags):
     hook: str | None = None
     """Hook point, e.g. resid_post_6. Default with --cache: its only one."""
     arch: Literal["topk", "batchtopk", "jumprelu", "matryoshka", "gated", "standard"] = "topk"
-    """Architecture."""
+    """topk, batchtopk, matryoshka: a fixed number of features fires. jumprelu, gated, standard: a penalty
+    keeps them few."""
     width: int
     """Features (d_sae)."""
     k: int = 32
-    """Features active per token."""
+    """Features active per token: exactly (topk), on average (batchtopk, matryoshka) or aimed at (jumprelu).
+    gated and standard have none: see --sparsity-coefficient."""
+    matryoshka_widths: str | None = None
+    """Nested prefixes of matryoshka, e.g. 1024,4096. Default: 1/16, 1/8, 1/4 and 1/2 of the width."""
+    anneal: float = 0.0
+    """Share of the run over which k comes down from a quarter of the activations' width; 0.1 is usual."""
+    sparsity_coefficient: float | None = None
+    """Weight of the sparsity penalty. Default: 5 (gated, standard; larger is sparser), 1 (jumprelu)."""
+    sparsity_warmup: float = 0.05
+    """Share of the run over which the sparsity penalty grows from 0."""
+    init_seed: int | None = None
+    """Seed of the initial weights alone. Default: --seed, which also orders the tokens."""
     batch_tokens: int = 4096
     """Tokens of one optimiser step, over all workers."""
     dead_tokens: int | None = None
     """Tokens without activity after which a feature is revived. Default: 10 million, or 2 % of the run."""
-    aux_coefficient: float = 1.0
+    aux_coefficient: float = 1 / 32
     """Weight of the loss that revives dead features (AuxK); 0 = leave them dead."""
     tokens_per_cell: int | None = None
     """With --cells: train on a random sample of so many tokens of each cell. Default: all its genes."""
@@ -52,30 +63,48 @@ class Options(TrainingFlags):
 
 
 def run(options: Options) -> Outcome:
-    from engine.training.recipes.sae import SparseRecipe
-
-    if options.arch not in AVAILABLE:
-        raise InputError(
-            f"--arch {options.arch} is not available in this version; available: {', '.join(AVAILABLE)}."
-        )
     _ = options.output_location
     training = options.training_options(
-        batch=options.batch_tokens, lr=2e-4 * math.sqrt(16384 / options.width), decay="linear", decay_from=0.8
+        batch=options.batch_tokens,
+        lr=2e-4 * math.sqrt(16384 / options.width),
+        decay="linear",
+        decay_from=0.8,
+        # The loss is a fraction of the variance: its gradients are small, those of rare features smallest.
+        epsilon=6.25e-10,
     )
-    source = _source(options)
-    if not 0 < options.k <= options.width:
-        raise InputError(f"--k {options.k}: give 1 to --width ({options.width}).")
-    run_tokens = options.steps * options.batch_tokens
-    recipe = SparseRecipe(
-        source=source,
-        width=options.width,
-        k=options.k,
-        dead_after_tokens=options.dead_tokens or max(min(10_000_000, run_tokens // 50), options.batch_tokens),
-        aux_coefficient=options.aux_coefficient,
-    )
+    recipe = _recipe(options, _source(options))
     outcome = train_job("train-sae", options, recipe, training)
     outcome.counts_out |= {"features": options.width}
     return outcome
+
+
+def _recipe(options: Options, source: "ActivationSource") -> "SparseRecipe":
+    from engine.training.recipes.sae import SparseRecipe
+
+    for flag, share in (("anneal", options.anneal), ("sparsity-warmup", options.sparsity_warmup)):
+        if not 0 <= share <= 1:
+            raise InputError(f"--{flag} {share}: a share of the run, 0 to 1.")
+    run_tokens = options.steps * options.batch_tokens
+    return SparseRecipe(
+        source=source,
+        architecture=options.arch,
+        width=options.width,
+        k=options.k,
+        matryoshka_widths=_widths(options.matryoshka_widths),
+        dead_after_tokens=options.dead_tokens or max(min(10_000_000, run_tokens // 50), options.batch_tokens),
+        aux_coefficient=options.aux_coefficient,
+        sparsity_coefficient=options.sparsity_coefficient,
+        sparsity_warmup_steps=round(options.sparsity_warmup * options.steps),
+        anneal_steps=round(options.anneal * options.steps),
+        init_seed=options.init_seed,
+    )
+
+
+def _widths(given: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(width) for width in comma_separated(given or ""))
+    except ValueError:
+        raise InputError(f"--matryoshka-widths {given}: expected whole numbers, e.g. 1024,4096.") from None
 
 
 def _source(options: Options) -> "ActivationSource":

@@ -1,4 +1,4 @@
-"""The learning rate as a plain function of the step, so that a resumed run needs no scheduler state."""
+"""What changes over a run as plain functions of the step, so that a resumed run needs no scheduler state."""
 
 import math
 
@@ -20,3 +20,8 @@ def learning_rate(step: int, options: TrainingOptions) -> float:
     progress = min((step - decay_start) / (last - decay_start), 1.0)
     shape = (1 + math.cos(math.pi * progress)) / 2 if options.decay == "cosine" else 1 - progress
     return peak * (options.final_fraction + (1 - options.final_fraction) * shape)
+
+
+def ramp(step: int, steps: int) -> float:
+    """From 0 at step 0 to 1 at `steps` and after."""
+    return 1.0 if step >= steps else step / steps

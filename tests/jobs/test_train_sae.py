@@ -22,6 +22,14 @@ def test_from_a_cache(cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "nothing to do" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arch", ["batchtopk", "jumprelu", "matryoshka", "gated", "standard"])
+def test_every_architecture(cache: str, tmp_path: Path, arch: str) -> None:
+    flags = ["--arch", arch, "--anneal", "0.5", "--cache", cache, "--output", str(tmp_path)]
+    assert main([*COMMON, *flags]) == 0
+    written = "jumprelu" if arch in ("batchtopk", "matryoshka") else arch
+    assert sae.load(tmp_path).config.architecture == written
+
+
 def test_straight_from_cells(cells: str, encoder_directory: Path, tmp_path: Path) -> None:
     source = ["--cells", cells, "--model", str(encoder_directory), "--hook", "resid_post_0"]
     assert main([*COMMON, *source, "--tokens-per-cell", "8", "--output", str(tmp_path)]) == 0
@@ -31,10 +39,9 @@ def test_straight_from_cells(cells: str, encoder_directory: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (
-            ["--cache", "CACHE", "--arch", "gated"],
-            "--arch gated is not available in this version; available: topk",
-        ),
+        (["--cache", "CACHE", "--matryoshka-widths", "8"], "belongs to --arch matryoshka"),
+        (["--cache", "CACHE", "--arch", "matryoshka", "--matryoshka-widths", "8,4"], "ascending"),
+        (["--cache", "CACHE", "--anneal", "2"], "--anneal 2"),
         (["--cache", "CACHE", "--cells", "somewhere"], "one or the other"),
         (["--cache", "CACHE", "--hook", "resid_post_9"], "resid_post_9"),
         (["--cache", "CACHE", "--k", "33"], "--k 33"),

@@ -75,7 +75,10 @@ def test_the_directory_takes_raw_activations_in_saelens_and_here(trained: Path, 
 def test_features_are_dead_after_a_silence_in_tokens(recipe: SparseRecipe) -> None:
     module = recipe.build(seed=0)
     module.objective.sae.b_enc.data[:32] = -1e6  # the first half can never fire
-    batch = {"x_BD": torch.randn(1000, 24, generator=torch.Generator().manual_seed(0))}
+    batch = {
+        "x_BD": torch.randn(1000, 24, generator=torch.Generator().manual_seed(0)),
+        "step": torch.tensor(0),
+    }
     dead = [float(module(batch).metrics["dead_fraction"]) for _ in range(6)]
     assert dead == [0, 0, 0, 0, 0.5, 0.5]  # 4000 tokens have passed before the fifth batch
     assert module.silent_tokens[:32].eq(6000).all()

@@ -1,0 +1,93 @@
+"""What each architecture of `train-sae` starts from and is punished for; activations x' have E||x'||^2 = D.
+
+Sources: the papers named in `engine.models.sae.topk_family` and `.penalised`; constants as stated there.
+"""
+
+from typing import Literal, get_args
+
+from engine.models import sae
+from storage.errors import InputError
+
+ArchitectureName = Literal["topk", "batchtopk", "jumprelu", "matryoshka", "gated", "standard"]
+ARCHITECTURES: tuple[ArchitectureName, ...] = get_args(ArchitectureName)
+
+SAELENS_NAMES = {"matryoshka": "matryoshka_batchtopk"}
+COUNTED = ("topk", "batchtopk", "matryoshka")
+"""Those that activate a fixed number of features, and revive dead ones by AuxK."""
+FOLLOWS_BATCHES = ("batchtopk", "matryoshka")
+"""Those whose threshold outside of training is fitted at the end."""
+
+# Sparsity penalties in units of the squared error, whose scale (D) the recipe fixes. Standard: Anthropic's
+# April 2024 update, for activations scaled as ours. Gated punishes only the open gates' size, not what
+# they reconstruct with. JumpReLU's quadratic penalty is zero at the target, so its weight only says how
+# tightly the target is kept.
+SPARSITY_COEFFICIENTS = {"standard": 5.0, "gated": 5.0, "jumprelu": 1.0}
+# Weight of the loss that lifts the pre-activations of JumpReLU's dead features (Anthropic, January 2025).
+PRE_ACT_COEFFICIENT = 3e-6
+# Decoder rows of architectures that punish activations times decoder norms start small, as SAELens' do.
+PENALISED_NORM = 0.1
+
+
+def config(name: ArchitectureName, d_in: int, width: int, k: int) -> sae.SAEConfig:
+    """Raises ModelError when k and width do not fit."""
+    counted = name in COUNTED
+    return sae.SAEConfig(
+        SAELENS_NAMES.get(name, name),
+        d_in,
+        width,
+        k=k if counted else None,
+        # Chosen by h * ||W_dec||: drifting decoder norms cannot change which features win.
+        rescale_acts_by_decoder_norm=counted,
+    )
+
+
+def initial(name: ArchitectureName) -> sae.InitOptions:
+    return sae.InitOptions(decoder_norm=1.0 if name in COUNTED else PENALISED_NORM)
+
+
+def objective(
+    name: ArchitectureName,
+    *,
+    width: int,
+    k: int,
+    aux_coefficient: float,
+    sparsity_coefficient: float | None,
+    matryoshka_widths: tuple[int, ...],
+) -> sae.ObjectiveOptions:
+    """AuxK counts relative to what is left to explain (OpenAI's form)."""
+    if sparsity_coefficient is None:
+        sparsity_coefficient = SPARSITY_COEFFICIENTS.get(name, 0.0)
+    return sae.ObjectiveOptions(
+        aux_coefficient=aux_coefficient,
+        aux_relative=True,
+        matryoshka_widths=nested_widths(width, matryoshka_widths) if name == "matryoshka" else (),
+        sparsity_coefficient=sparsity_coefficient,
+        sparsity_mode="quadratic",
+        target_l0=float(k),
+        pre_act_coefficient=PRE_ACT_COEFFICIENT if aux_coefficient else None,
+    )
+
+
+def nested_widths(width: int, given: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """The prefixes of a Matryoshka autoencoder; by default a sixteenth, an eighth, ... and the whole."""
+    return given or tuple(width >> shift for shift in (4, 3, 2, 1, 0) if width >> shift)
+
+
+def require_buildable(
+    name: ArchitectureName, *, width: int, k: int, matryoshka_widths: tuple[int, ...]
+) -> None:
+    """Raises InputError, naming the flag, for sizes that no autoencoder of this architecture can have."""
+    if name not in ARCHITECTURES:
+        raise InputError(f"--arch {name}: give one of {', '.join(ARCHITECTURES)}.")
+    if width < 1:
+        raise InputError(f"--width {width}: give at least 1.")
+    if not 0 < k <= width:
+        raise InputError(f"--k {k}: give 1 to --width ({width}).")
+    if matryoshka_widths and name != "matryoshka":
+        raise InputError(f"--matryoshka-widths: belongs to --arch matryoshka, not {name}.")
+    ascending = all(a < b for a, b in zip((0, *matryoshka_widths), matryoshka_widths, strict=False))
+    if not ascending or (matryoshka_widths and matryoshka_widths[-1] > width):
+        raise InputError(
+            f"--matryoshka-widths {','.join(map(str, matryoshka_widths))}: give ascending sizes from 1 to "
+            f"--width ({width})."
+        )
