@@ -19,6 +19,7 @@ from engine.models.sae.config import TRAINING_FORMS, SAEConfig
 from engine.models.sae.selection import Scratch, SparseCodes, exact_top
 from engine.models.sae.sparse_ops import bag_sum
 
+ALL = slice(None)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Per-feature parameters beside W_enc, W_dec and b_dec.
 FEATURE_PARAMETERS = {
@@ -133,6 +134,35 @@ class SAE(nn.Module):
         index_BK = index_BK.gather(-1, place_BK).masked_fill(value_BK == 0, 0)
         return SparseCodes(index_BK[:, :k], value_BK[:, :k])
 
+    @torch.no_grad()
+    def encode_features(self, x_BD: Tensor, features_J: Tensor) -> Tensor:
+        """Activations of some features (int64 numbers, each once): the columns of `encode`, float32 a_BJ.
+
+        Computes only those, unless the features of a token compete for its k (topk).
+        """
+        if self.config.architecture == "topk":
+            index_BK, value_BK = self.encode_sparse(x_BD)
+            place_F = torch.full((self.d_sae,), len(features_J), device=value_BK.device)
+            place_F[features_J] = torch.arange(len(features_J), device=value_BK.device)
+            a_BJ1 = value_BK.new_zeros(len(value_BK), len(features_J) + 1)
+            return a_BJ1.scatter_add_(1, place_F[index_BK], value_BK)[:, :-1]
+        h_BJ = self.centred(x_BD) @ self.W_enc_FD[features_J].T
+        return self._fire_(h_BJ, features_J).float()
+
+    def directions(self, features_J: Tensor) -> Tensor:
+        """What one unit of a feature's activation adds to the reconstruction, float32 w_JO.
+
+        Of an input that was normalised token by token it adds that times what the token was divided by.
+        """
+        w_JO = self.W_dec[features_J].float()
+        return w_JO / w_JO.norm(dim=-1, keepdim=True) if self.config.rescale_acts_by_decoder_norm else w_JO
+
+    def decode_change(self, change_BJ: Tensor, features_J: Tensor, x_BD: Tensor) -> Tensor:
+        """What changing the activations of some features changes in the reconstruction of x, float32."""
+        r_BO = change_BJ.float() @ self.directions(features_J)
+        scale_B1, _ = self._normaliser(x_BD)
+        return r_BO if scale_B1 is None else r_BO * scale_B1.float()
+
     def decode(self, a_BF: Tensor, x_BD: Tensor | None = None) -> Tensor:
         """Reconstruction from activations, float32 r_BO.
 
@@ -164,20 +194,20 @@ class SAE(nn.Module):
             x_BD = (x_BD - shift_B1) / (scale_B1 + guard)
         return x_BD - self.b_dec if self.config.apply_b_dec_to_input else x_BD
 
-    def _scores_(self, h_BF: Tensor) -> Tensor:
-        """What the k are chosen by, in place of the products h_BF."""
-        h_BF = h_BF.add_(self.b_enc)
-        return h_BF.mul_(self.W_dec.norm(dim=-1)) if self.config.rescale_acts_by_decoder_norm else h_BF
+    def _scores_(self, h_BF: Tensor, at: Tensor | slice = ALL) -> Tensor:
+        """What the k are chosen by, in place of the products h_BF. at: the features they are of."""
+        h_BF = h_BF.add_(self.b_enc[at])
+        return h_BF.mul_(self.W_dec[at].norm(dim=-1)) if self.config.rescale_acts_by_decoder_norm else h_BF
 
-    def _fire_(self, h_BF: Tensor) -> Tensor:
+    def _fire_(self, h_BF: Tensor, at: Tensor | slice = ALL) -> Tensor:
         """Activations, in place of the products h_BF = centred(x) @ W_enc; every architecture but topk."""
         if self.config.architecture == "gated":
-            shut_BF = h_BF + self.b_gate <= 0
-            return h_BF.mul_(self.r_mag.exp()).add_(self.b_mag).masked_fill_(shut_BF, 0).relu_()
-        h_BF = self._scores_(h_BF)
+            shut_BF = h_BF + self.b_gate[at] <= 0
+            return h_BF.mul_(self.r_mag[at].exp()).add_(self.b_mag[at]).masked_fill_(shut_BF, 0).relu_()
+        h_BF = self._scores_(h_BF, at)
         if self.config.architecture == "standard":
             return h_BF.relu_()
-        threshold = self.threshold if self.config.architecture == "jumprelu" else self.topk_threshold
+        threshold = self.threshold[at] if self.config.architecture == "jumprelu" else self.topk_threshold
         return h_BF.masked_fill_(h_BF <= threshold, 0).relu_()
 
     def _k(self) -> int:

@@ -1,0 +1,173 @@
+"""Replacing the state at a hook by what an autoencoder says of it: features edited, or a reconstruction.
+
+Every function here gives an intervention for `encoder(tokens, interventions={hook: ...})`, on any hook of any
+encoder. Gradients pass to the state, and not through the autoencoder's encoder: its codes count as constants.
+
+    edits = [FeatureEdit(4711, "ablate"), FeatureEdit(88, "add", 3.0)]
+    encoder(tokens, predictions=True, interventions={"resid_post_16": delta(sae, edits, genes_only(encoder))})
+
+Legend: T packed tokens, R rows of them that may be changed, D width, J edited features, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from engine.models.encoder import Encoder, Intervention
+from engine.models.errors import ModelError
+from engine.models.sae import SAE
+from engine.models.tokens import PackedTokens
+
+Op = Literal["ablate", "clamp", "scale", "add"]
+OPS: tuple[Op, ...] = ("ablate", "clamp", "scale", "add")
+
+
+@dataclass(frozen=True)
+class FeatureEdit:
+    """What is done to the activation of one feature, on every token that may be changed.
+
+    ablate: set to 0. clamp: set to `value`, where it was silent too. scale: times `value`. add: plus `value`,
+    where it was silent too. token_ids: only on tokens of these genes (ids of the vocabulary); None for all.
+    """
+
+    feature: int
+    op: Op
+    value: float = 0.0
+    token_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.op not in OPS:
+            raise ModelError(f"edit of feature {self.feature}: {self.op!r}; expected one of {', '.join(OPS)}")
+
+    def change(self, a_R: Tensor) -> Tensor:
+        """What the edit adds to activations a_R."""
+        if self.op == "ablate":
+            return -a_R
+        if self.op == "clamp":
+            return self.value - a_R
+        if self.op == "scale":
+            return (self.value - 1) * a_R
+        return torch.full_like(a_R, self.value)
+
+    def at(self, dose: float) -> FeatureEdit:
+        """The edit at `dose` times its strength; 1 leaves it and -1 is its opposite.
+
+        add and clamp: dose times the value. scale and ablate: dose times the change, so that half of an
+        ablation halves the activation and its opposite doubles it.
+        """
+        if self.op in ("add", "clamp"):
+            return replace(self, value=dose * self.value)
+        factor = 0.0 if self.op == "ablate" else self.value
+        return replace(self, op="scale", value=1 + dose * (factor - 1))
+
+
+def genes_only(encoder: Encoder) -> Tensor:
+    """`editable_V` that leaves special tokens alone."""
+    return torch.as_tensor(encoder.tokeniser.token_classes == 0, device=encoder.device)
+
+
+def delta(sae: SAE, edits: Sequence[FeatureEdit], editable_V: Tensor | None = None) -> Intervention:
+    """x plus what the edits change in its reconstruction; what the autoencoder does not explain stays.
+
+    editable_V (bool by token id): tokens that may be changed, None for all. Other rows keep their bits.
+    Raises ModelError for edits that this autoencoder cannot take.
+    """
+    features_J = edited_features(sae, edits).to(sae.W_enc.device)
+
+    def intervene(x_TD: Tensor, tokens: PackedTokens) -> Tensor:
+        rows_R = editable_rows(tokens, editable_V)
+        x_RD, ids_R = x_TD[rows_R], tokens.ids_T[rows_R]
+        change_RJ = changes(sae.encode_features(x_RD.detach(), features_J), features_J, edits, ids_R)
+        moved_RD = sae.decode_change(change_RJ, features_J, x_RD.detach())
+        return x_TD.index_add(0, rows_R, moved_RD.to(x_TD.dtype))
+
+    return intervene
+
+
+def reconstruct(
+    sae: SAE,
+    editable_V: Tensor | None = None,
+    *,
+    edits: Sequence[FeatureEdit] = (),
+    keep_error: bool = False,
+) -> Intervention:
+    """The reconstruction in place of x, with edited activations.
+
+    keep_error: plus what the autoencoder did not explain of x, which is `delta` computed the long way (and x
+    itself without edits). editable_V: as in `delta`.
+    """
+    _require_same_space(sae)
+    features_J = edited_features(sae, edits).to(sae.W_enc.device)
+
+    def intervene(x_TD: Tensor, tokens: PackedTokens) -> Tensor:
+        rows_R = editable_rows(tokens, editable_V)
+        x_RD = x_TD[rows_R].detach()
+        codes = sae.encode_sparse(x_RD)
+        r_RD = sae.decode_sparse(codes, x_RD)
+        error_RD = x_TD[rows_R] - r_RD if keep_error else None
+        if edits:
+            a_RJ = sae.encode_features(x_RD, features_J)
+            change_RJ = changes(a_RJ, features_J, edits, tokens.ids_T[rows_R])
+            r_RD = r_RD + sae.decode_change(change_RJ, features_J, x_RD)
+        if error_RD is not None:
+            r_RD = r_RD + error_RD
+        return x_TD.index_copy(0, rows_R, r_RD.to(x_TD.dtype))
+
+    return intervene
+
+
+def replace_by(state_D: Tensor, editable_V: Tensor | None = None) -> Intervention:
+    """The same state for every token: the mean state (mean ablation), or zeros (zero ablation)."""
+
+    def intervene(x_TD: Tensor, tokens: PackedTokens) -> Tensor:
+        rows_R = editable_rows(tokens, editable_V)
+        states_RD = state_D.to(x_TD).expand(len(rows_R), -1)
+        return x_TD.index_copy(0, rows_R, states_RD)
+
+    return intervene
+
+
+def edited_features(sae: SAE, edits: Sequence[FeatureEdit]) -> Tensor:
+    """Numbers of the edited features, int64 on the host. Raises ModelError for edits that do not fit."""
+    _require_same_space(sae)
+    features = [edit.feature for edit in edits]
+    beyond = sorted(feature for feature in features if not 0 <= feature < sae.d_sae)
+    if beyond:
+        raise ModelError(f"feature {beyond[0]} does not exist; the autoencoder has 0 to {sae.d_sae - 1}")
+    twice = sorted({feature for feature in features if features.count(feature) > 1})
+    if twice:
+        raise ModelError(f"feature {twice[0]} is edited twice; say what is to become of it in one edit")
+    return torch.tensor(features, dtype=torch.int64)
+
+
+def changes(a_RJ: Tensor, features_J: Tensor, edits: Sequence[FeatureEdit], ids_R: Tensor) -> Tensor:
+    """What the edits add to the activations a_RJ of `features_J` on tokens of these ids."""
+    place = {feature: column for column, feature in enumerate(features_J.tolist())}
+    change_RJ = torch.zeros_like(a_RJ)
+    for edit in edits:
+        column = place[edit.feature]
+        change_R = edit.change(a_RJ[:, column])
+        if edit.token_ids is not None:
+            meant_R = torch.isin(ids_R, torch.tensor(edit.token_ids, device=ids_R.device))
+            change_R = torch.where(meant_R, change_R, 0)
+        change_RJ[:, column] = change_R
+    return change_RJ
+
+
+def editable_rows(tokens: PackedTokens, editable_V: Tensor | None) -> Tensor:
+    """Packed rows, int64, whose state may be changed."""
+    if editable_V is None:
+        return torch.arange(tokens.n_tokens, device=tokens.ids_T.device)
+    return editable_V.to(tokens.ids_T.device)[tokens.ids_T].nonzero().squeeze(1)
+
+
+def _require_same_space(sae: SAE) -> None:
+    if sae.config.d_out is not None:
+        raise ModelError(
+            "a transcoder reconstructs another hook than the one it reads; interventions need an autoencoder"
+        )
