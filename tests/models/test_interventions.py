@@ -60,7 +60,9 @@ def test_delta_is_the_splice_that_keeps_the_error(architecture: str, normalisati
     error_TD = x_TD - exact_decode(autoencoder, a_TF, x_TD)
     expected_TD = exact_decode(autoencoder, edited(a_TF, tokens.ids_T), x_TD) + error_TD
     found_TD = delta(autoencoder, EDITS)(x_TD, tokens)
-    assert (found_TD - expected_TD).norm() < 1.5e-7 * expected_TD.norm()
+    # What tokens were divided by is itself rounded.
+    tolerance = 1.5e-7 if normalisation == "none" else 3e-7
+    assert (found_TD - expected_TD).norm() < tolerance * expected_TD.norm()
     spliced_TD = reconstruct(autoencoder, edits=EDITS, keep_error=True)(x_TD, tokens)
     assert (spliced_TD - expected_TD).norm() < 1e-6 * expected_TD.norm()
 
