@@ -72,7 +72,7 @@ def read_ranges(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         os.close(descriptor)
 
 
-def read_into(path: Path, start: int, buffer: memoryview) -> int:
+def read_into(path: str | Path, start: int, buffer: memoryview) -> int:
     """Fill `buffer` with the bytes from `start` on; how many the file had."""
     done = 0
     descriptor = os.open(path, os.O_RDONLY)

@@ -27,10 +27,10 @@ from storage.retries import until_it_works
 # `MemoryFileSystem` tests for existence and stores in two steps; threads need a lock around both.
 _MEMORY_LOCK = threading.Lock()
 
-# Requests the S3 driver makes before it reports trouble. One, or waiting would happen in three places and the
-# lost answer to a conditional PUT would stay hidden; a few for the pages of a listing, which we can only
-# repeat as a whole.
-_S3_REQUESTS, _S3_REQUESTS_PER_PAGE = 1, 4
+# Times the S3 driver sends a request before it reports trouble. Once, or waiting would happen in three places
+# and the lost answer to a conditional PUT would stay hidden; a few times where one call of the driver is many
+# requests (pages of a listing, objects of a prefix), which we can only repeat as a whole.
+_S3_REQUESTS, _S3_REQUESTS_OF_MANY = 1, 4
 
 # The field of an S3 object's own metadata with the call of `create` that made it.
 _MAKER = "syncytium-maker"
@@ -118,7 +118,7 @@ def get_file(url: str, target: Path) -> None:
 
 def exists(url: str) -> bool:
     """Whether there is such an object or prefix."""
-    fs, key = _store(url)
+    fs, key = _store(url, requests=_S3_REQUESTS_OF_MANY)
     # Not `fs.exists`: in most drivers any error, also one that passes, makes it say no.
     try:
         until_it_works(lambda: fs.info(key), f"looking for {url}")
@@ -142,7 +142,7 @@ def remove(url: str) -> None:
 
 def remove_all(url: str) -> None:
     """Remove every object under a prefix."""
-    fs, key = _store(url)
+    fs, key = _store(url, requests=_S3_REQUESTS_OF_MANY)
 
     def remove_what_is_left() -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -153,7 +153,7 @@ def remove_all(url: str) -> None:
 
 def walk(url: str) -> Iterator[tuple[str, int, float]]:
     """(name below the prefix, bytes, seconds since the epoch when it was written) of every object."""
-    fs, top = _store(url, requests=_S3_REQUESTS_PER_PAGE)
+    fs, top = _store(url, requests=_S3_REQUESTS_OF_MANY)
     for key, entry in until_it_works(lambda: fs.find(top, detail=True), f"listing {url}").items():
         if entry["type"] == "directory":
             # s3fs names the prefix itself when its first object appears between two of its requests.

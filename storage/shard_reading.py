@@ -36,7 +36,7 @@ Read = Callable[[], None]
 _LOCAL_GAP, _REMOTE_GAP = 1 << 14, 1 << 18
 # A local request of this size is decoded before it leaves the second-level cache; a remote one has to be
 # worth its latency.
-_LOCAL_REQUEST, _REMOTE_REQUEST = 1 << 19, 1 << 24
+_LOCAL_REQUEST, _REMOTE_REQUEST = 1 << 20, 1 << 24
 # Decoding releases the GIL; more threads than four wait for memory. Requests to a store wait for the network.
 DECODING_THREADS = min(4, len(os.sched_getaffinity(0)))
 _REQUESTS_IN_FLIGHT = 16
@@ -216,7 +216,7 @@ def _fetch(location: Location, name: str, begin: int, end: int) -> npt.NDArray[n
         if len(_scratch.payload) < end - begin:
             _scratch.payload = np.empty(end - begin, np.uint8)
         payload = _scratch.payload[: end - begin]
-        found = durable_files.read_into(location.local / name, begin, payload.data)
+        found = durable_files.read_into(f"{location.root}/{name}", begin, payload.data)
     except FileNotFoundError as error:
         raise DamagedDataset(f"{location}/{name}: missing") from error
     if found < end - begin:
