@@ -5,14 +5,20 @@ Legend: B tokens of a batch, D input width, F features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from engine.models.sae.config import SAEConfig
 from engine.models.sae.model import SAE
+from engine.models.sae.parallelise import ALONE, FeatureShard
+
+# Features drawn from one generator: the numbers of a feature do not depend on which others a process holds.
+BLOCK = 1024
+DECODER, ENCODER = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,21 +38,36 @@ class InitOptions:
 
 
 @torch.no_grad()
-def initialise(config: SAEConfig, options: InitOptions | None = None, *, seed: int = 0) -> SAE:
-    """A fresh autoencoder of any architecture; biases and skip connections are zero, numbers follow seed."""
+def initialise(
+    config: SAEConfig, options: InitOptions | None = None, *, seed: int = 0, shard: FeatureShard = ALONE
+) -> SAE:
+    """A fresh autoencoder of any architecture; biases and skip connections are zero, numbers follow seed.
+
+    shard: the features of `config` to make, with the numbers they have in the whole.
+    """
     options = options or InitOptions()
-    sae = SAE(config)
-    generator = torch.Generator().manual_seed(seed)
-    unit_FO = F.normalize(torch.randn(config.d_sae, config.reconstructs, generator=generator), dim=1)
+    start, stop = shard.range(config.d_sae)
+    sae = SAE(replace(config, d_sae=stop - start))
+    unit_FO = _unit_rows(start, stop, config.reconstructs, (seed, DECODER))
     sae.W_dec.copy_(unit_FO * options.decoder_norm)
     if config.d_out is None:
         sae.W_enc.copy_(sae.W_dec.T * options.encoder_scale)
     else:
-        unit_FD = F.normalize(torch.randn(config.d_sae, config.d_in, generator=generator), dim=1)
+        unit_FD = _unit_rows(start, stop, config.d_in, (seed, ENCODER))
         sae.W_enc.copy_(unit_FD.T * (options.decoder_norm * options.encoder_scale))
     if config.architecture == "jumprelu":
         sae.threshold.fill_(options.threshold)
     return sae
+
+
+def _unit_rows(start: int, stop: int, width: int, entropy: tuple[int, ...]) -> Tensor:
+    """Rows start .. stop of an endless matrix of random unit vectors."""
+    rows = []
+    for block in range(start // BLOCK, -(-stop // BLOCK)):
+        state = int(np.random.SeedSequence((*entropy, block)).generate_state(1)[0])
+        block_FD = torch.randn(BLOCK, width, generator=torch.Generator().manual_seed(state))
+        rows.append(block_FD[max(start - block * BLOCK, 0) : stop - block * BLOCK])
+    return F.normalize(torch.cat(rows), dim=1)
 
 
 def create(d_in: int, d_sae: int, k: int, *, seed: int = 0, metadata: dict[str, object] | None = None) -> SAE:

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from engine.models.errors import ModelError
 from engine.models.sae.config import SAEConfig
 from engine.models.sae.initialise import InitOptions, initialise
-from engine.models.sae.model import SAE
+from engine.models.sae.model import FEATURE_PARAMETERS, SAE
 from engine.models.sae.options import Knobs, ObjectiveOptions, Terms
+from engine.models.sae.parallelise import ALONE, FeatureShard
 from engine.models.sae.penalised import gated_terms, jumprelu_terms, standard_terms
 from engine.models.sae.selection import Scratch
 from engine.models.sae.topk_family import topk_terms
@@ -34,13 +35,19 @@ class TrainingModule(nn.Module):
 
     Attributes a recipe may set at any step: `k` (k-annealing; a fraction is an average over the batch in
     BatchTopK and Matryoshka), `sparsity_coefficient` (warm-up), `target_l0` (quadratic JumpReLU). State
-    beside the weights is the buffer `sae.topk_threshold` of BatchTopK and Matryoshka: it follows the batches
-    of this process, so data-parallel workers average it; `calibrate_threshold` sets it at the end.
+    beside the weights is the buffer `sae.topk_threshold` of BatchTopK and Matryoshka, which follows the
+    batches; `calibrate_threshold` sets it at the end.
+
+    `shard`: the features that `sae` holds of a larger autoencoder, and the processes that compute the same
+    loss. Several processes then give what one with all features and all tokens gives: a batch of BatchTopK
+    is that of all. `per_feature` names the weights of which this process has a range.
 
     Raises ModelError for inputs that are normalised token by token and for options that do not fit.
     """
 
-    def __init__(self, sae: SAE, options: ObjectiveOptions | None = None) -> None:
+    def __init__(
+        self, sae: SAE, options: ObjectiveOptions | None = None, shard: FeatureShard = ALONE
+    ) -> None:
         super().__init__()
         if sae.config.normalize_activations != "none":
             raise ModelError("train on activations scaled beforehand (normalize_activations none)")
@@ -52,13 +59,32 @@ class TrainingModule(nn.Module):
         self.sparsity_coefficient = self.options.sparsity_coefficient
         self.target_l0 = self.options.target_l0
         self._scratch = Scratch()
+        self.feature_shard = shard
+        names = ("W_enc_FD", "W_dec", *FEATURE_PARAMETERS[sae.config.architecture])
+        self.per_feature = tuple(f"sae.{name}" for name in names)
+        if shard.world > 1:
+            self._mark_parallel()
         if sae.config.architecture == "matryoshka_batchtopk":
-            self.options.prefixes(sae.d_sae)
+            self.options.prefixes(self.n_features)
         quadratic = sae.config.architecture == "jumprelu" and self.options.sparsity_mode == "quadratic"
-        if quadratic and not 0 < (self.target_l0 or 0) <= sae.d_sae:
+        if quadratic and not 0 < (self.target_l0 or 0) <= self.n_features:
             raise ModelError(
-                f"target_l0 is {self.target_l0}; the quadratic penalty needs one up to {sae.d_sae}"
+                f"target_l0 is {self.target_l0}; the quadratic penalty needs one up to {self.n_features}"
             )
+
+    @property
+    def n_features(self) -> int:
+        """Of the whole autoencoder."""
+        return self.sae.d_sae * self.feature_shard.world
+
+    def _mark_parallel(self) -> None:
+        if self.sae.config.architecture == "standard" and self.options.lp_norm != 1:
+            raise ModelError(
+                f"lp_norm is {self.options.lp_norm}; only 1 can be added up over parts of the features"
+            )
+        for name in self.per_feature:
+            # What Megatron and DeepSpeed call a weight whose norm adds up over the group.
+            self.get_parameter(name).model_parallel = True  # type: ignore[attr-defined]
 
     def forward(
         self, x_BD: Tensor, dead_F: Tensor | None = None, target_BO: Tensor | None = None
@@ -80,7 +106,7 @@ class TrainingModule(nn.Module):
         return SparseLoss(loss, self._metrics(mse, terms, y_BO), terms.fired_F)
 
     def _terms(self, x_BD: Tensor, y_BO: Tensor, dead_F: Tensor | None) -> Terms:
-        knobs = Knobs(self.k, self.sparsity_coefficient, self.target_l0)
+        knobs = Knobs(self.k, self.sparsity_coefficient, self.target_l0, self.feature_shard)
         sae, options = self.sae, self.options
         if sae.config.architecture == "standard":
             return standard_terms(sae, options, knobs, x_BD, dead_F)
@@ -111,6 +137,11 @@ def objective(
     *,
     init: InitOptions | None = None,
     seed: int = 0,
+    shard: FeatureShard = ALONE,
 ) -> TrainingModule:
-    """A fresh autoencoder of any architecture with its training loss."""
-    return TrainingModule(initialise(config, init, seed=seed), options)
+    """A fresh autoencoder of any architecture with its training loss.
+
+    `config` is that of the whole; of it the module holds the shard's features, with the numbers they have in
+    the whole.
+    """
+    return TrainingModule(initialise(config, init, seed=seed, shard=shard), options, shard)

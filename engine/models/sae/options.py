@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from engine.models.errors import ModelError
+from engine.models.sae.parallelise import ALONE, FeatureShard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +65,12 @@ class ObjectiveOptions:
 
 
 class Knobs(NamedTuple):
-    """What a recipe may change from step to step."""
+    """What a recipe may change from step to step, and the features that this process computes."""
 
     k: float
     sparsity_coefficient: float
     target_l0: float | None
+    shard: FeatureShard = ALONE
 
 
 class Terms(NamedTuple):

@@ -34,6 +34,11 @@ class FeatureShard:
     group: dist.ProcessGroup | None = None
     batch_world: int = 1
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.world * self.batch_world == 1
+
     def range(self, n_features: int) -> tuple[int, int]:
         """First and last + 1 of this process's features, of n_features in all. Raises ModelError."""
         if n_features % self.world:
@@ -81,12 +86,20 @@ def best_of_group(score_BK: Tensor, k: int, shard: FeatureShard) -> Tensor:
 
 
 @torch.no_grad()
-def best_of_all(score_N: Tensor, n_chosen: int, shard: FeatureShard) -> Tensor:
+def kth_of_group(score_BK: Tensor, k: int, shard: FeatureShard) -> Tensor:
+    """[B, 1]: the k-th best score of each token in the group. All processes give equally many."""
+    everybody = [torch.empty_like(score_BK) for _ in range(shard.world)]
+    dist.all_gather(everybody, score_BK.contiguous(), group=shard.group)
+    return torch.cat(everybody, dim=1).topk(k, dim=1).values[:, -1:]
+
+
+@torch.no_grad()
+def best_of_all(score_N: Tensor, n_chosen: int) -> Tensor:
     """[N] bool: which of this process's scores are among the n_chosen best of all processes.
 
     Ties go to lower ranks and places.
     """
-    length = int(most(torch.tensor(len(score_N), device=score_N.device)))
+    length = int(largest(torch.tensor(len(score_N), device=score_N.device)))
     padded_N = score_N.new_full((length,), -torch.inf)
     padded_N[: len(score_N)] = score_N
     everybody = [torch.empty_like(padded_N) for _ in range(dist.get_world_size())]
@@ -98,9 +111,24 @@ def best_of_all(score_N: Tensor, n_chosen: int, shard: FeatureShard) -> Tensor:
     return kept_N[start : start + len(score_N)]
 
 
-def most(value: Tensor) -> Tensor:
+def largest(value: Tensor) -> Tensor:
     """The largest of what all processes have, in the place of `value`."""
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return value
+
+
+def smallest(value: Tensor, shard: FeatureShard) -> Tensor:
+    """The smallest of what all processes of the shard have, in the place of `value`."""
+    if not shard.alone:
+        dist.all_reduce(value, op=dist.ReduceOp.MIN)
+    return value
+
+
+def averaged(value: Tensor, shard: FeatureShard) -> Tensor:
+    """The mean of what all processes of the shard have, in the place of `value`."""
+    if not shard.alone:
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
     return value
 
 

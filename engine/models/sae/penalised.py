@@ -15,28 +15,31 @@ from torch import Tensor
 
 from engine.models.sae.model import SAE
 from engine.models.sae.options import Knobs, ObjectiveOptions, Terms
+from engine.models.sae.parallelise import FeatureShard, shared, summed
 
 
 def standard_terms(
     sae: SAE, options: ObjectiveOptions, knobs: Knobs, x_BD: Tensor, dead_F: Tensor | None
 ) -> Terms:
     """Rectified features under an lp penalty of their activations times decoder norms."""
-    a_BF = _products(sae, x_BD).add_(sae.b_enc).relu_()
-    sparsity = (a_BF * sae.W_dec.norm(dim=1)).norm(p=options.lp_norm, dim=-1).mean()
-    return _terms(sae, x_BD, a_BF, {"sparsity": knobs.sparsity_coefficient * sparsity})
+    a_BF = _products(sae, x_BD, knobs.shard).add_(sae.b_enc).relu_()
+    norm_B = (a_BF * sae.W_dec.norm(dim=1)).norm(p=options.lp_norm, dim=-1)
+    sparsity = summed(norm_B, knobs.shard).mean()
+    return _terms(sae, x_BD, a_BF, {"sparsity": knobs.sparsity_coefficient * sparsity}, knobs.shard)
 
 
 def gated_terms(
     sae: SAE, options: ObjectiveOptions, knobs: Knobs, x_BD: Tensor, y_BO: Tensor, dead_F: Tensor | None
 ) -> Terms:
     """Gates that learn from a penalty and from reconstructing alone ("aux"), magnitudes from the error."""
-    u_BF = _products(sae, x_BD)
+    u_BF = _products(sae, x_BD, knobs.shard)
     gate_BF = u_BF + sae.b_gate
     a_BF = (u_BF * sae.r_mag.exp() + sae.b_mag).relu() * (gate_BF > 0)
     open_BF = gate_BF.relu()
-    sparsity = (open_BF * sae.W_dec.norm(dim=1)).sum(-1).mean()
-    via_gate = (open_BF @ sae.W_dec + sae.b_dec - y_BO).pow(2).sum(-1).mean()
-    return _terms(sae, x_BD, a_BF, {"sparsity": knobs.sparsity_coefficient * sparsity, "aux": via_gate})
+    sparsity = summed((open_BF * sae.W_dec.norm(dim=1)).sum(-1), knobs.shard).mean()
+    via_gate = (summed(open_BF @ sae.W_dec, knobs.shard) + sae.b_dec - y_BO).pow(2).sum(-1).mean()
+    penalties = {"sparsity": knobs.sparsity_coefficient * sparsity, "aux": via_gate}
+    return _terms(sae, x_BD, a_BF, penalties, knobs.shard)
 
 
 def jumprelu_terms(
@@ -47,7 +50,7 @@ def jumprelu_terms(
         # Below zero a threshold would pass negative activations. Not clamped in the graph: the gradient of a
         # threshold at zero would vanish and keep it there.
         sae.threshold.clamp_(min=0)
-    h_BF = _products(sae, x_BD).add_(sae.b_enc)
+    h_BF = _products(sae, x_BD, knobs.shard).add_(sae.b_enc)
     threshold_F = sae.threshold.to(h_BF.dtype)
     a_BF, gate_BF = _JumpReLU.apply(  # type: ignore[no-untyped-call]
         h_BF, threshold_F, options.bandwidth, options.ste_to_input
@@ -57,14 +60,15 @@ def jumprelu_terms(
         sparsity_B = torch.tanh(options.tanh_scale * a_BF * norm_F).sum(-1)
     else:
         sparsity_B = gate_BF.sum(-1)
+    sparsity_B = summed(sparsity_B, knobs.shard)
     if options.sparsity_mode == "quadratic":
         target = knobs.target_l0 or 0.0  # checked by the module to be set
         sparsity_B = 2 / target * (sparsity_B - target).square()
     penalties = {"sparsity": knobs.sparsity_coefficient * sparsity_B.mean()}
     if options.pre_act_coefficient is not None and dead_F is not None:
         below_BF = (threshold_F - h_BF).relu() * dead_F * norm_F
-        penalties["aux"] = options.pre_act_coefficient * below_BF.sum(-1).mean()
-    return _terms(sae, x_BD, a_BF, penalties)
+        penalties["aux"] = options.pre_act_coefficient * summed(below_BF.sum(-1), knobs.shard).mean()
+    return _terms(sae, x_BD, a_BF, penalties, knobs.shard)
 
 
 class _JumpReLU(torch.autograd.Function):
@@ -92,14 +96,16 @@ class _JumpReLU(torch.autograd.Function):
         return dh_BF + estimate_BF if ctx.to_input else dh_BF, -estimate_BF.sum(0), None, None
 
 
-def _products(sae: SAE, x_BD: Tensor) -> Tensor:
-    return (x_BD - sae.b_dec if sae.config.apply_b_dec_to_input else x_BD) @ sae.W_enc
+def _products(sae: SAE, x_BD: Tensor, shard: FeatureShard) -> Tensor:
+    centred_BD = x_BD - shared(sae.b_dec, shard) if sae.config.apply_b_dec_to_input else x_BD
+    return centred_BD @ sae.W_enc
 
 
-def _terms(sae: SAE, x_BD: Tensor, a_BF: Tensor, penalties: dict[str, Tensor]) -> Terms:
-    r_BO = a_BF @ sae.W_dec + sae.b_dec
+def _terms(sae: SAE, x_BD: Tensor, a_BF: Tensor, penalties: dict[str, Tensor], shard: FeatureShard) -> Terms:
+    r_BO = summed(a_BF @ sae.W_dec, shard) + sae.b_dec
     if sae.config.skip:
         r_BO = r_BO + x_BD @ sae.W_skip.T
     with torch.no_grad():
         fired_BF = a_BF > 0
-        return Terms(r_BO, penalties, fired_BF.any(0), fired_BF.sum() / len(a_BF))
+        l0 = summed(fired_BF.sum(), shard) / len(a_BF)
+        return Terms(r_BO, penalties, fired_BF.any(0), l0)

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from engine.models.sae.parallelise import ALONE, FeatureShard, best_of_all, best_of_group, largest
 from engine.models.sae.sparse_ops import sampled_products
 
 # Bytes of encoder products alive at once. On a CPU more than this only costs page faults; on a GPU the
@@ -51,11 +53,14 @@ class Scratch:
         return Scratch, ()  # copies and pickles start empty
 
     def chunks(
-        self, x_BD: Tensor, n_features: int, dtype: torch.dtype
+        self, x_BD: Tensor, n_features: int, dtype: torch.dtype, widest: int | None = None
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(first token, tokens, room [tokens, F] for their products) one chunk after another."""
+        """(first token, tokens, room [tokens, F] for their products) one chunk after another.
+
+        widest: features that the size of chunks depends on, where processes must agree on it.
+        """
         room = CHUNK_BYTES.get(x_BD.device.type, CHUNK_BYTES["cuda"])
-        rows = min(len(x_BD), max(MIN_ROWS, room // (n_features * dtype.itemsize)))
+        rows = min(len(x_BD), max(MIN_ROWS, room // ((widest or n_features) * dtype.itemsize)))
         needed = rows * n_features * dtype.itemsize
         if self._buffer.numel() < needed or self._buffer.device != x_BD.device:
             self._buffer = torch.empty(needed, dtype=torch.uint8, device=x_BD.device)
@@ -158,6 +163,18 @@ def best_features(
     return _joined(live), _joined(dead) if dead_C is not None else None
 
 
+def won(ranked: Ranked, k: int, shard: FeatureShard) -> Chosen:
+    """Of each token's best features in this process those that are among the k best of the group."""
+    score_BK, index_BK = ranked
+    n_tokens, n_own = score_BK.shape
+    if shard.world == 1:
+        token_N = torch.arange(n_tokens, device=score_BK.device).repeat_interleave(n_own)
+        return Chosen(token_N, index_BK.flatten(), score_BK.flatten())
+    padded_BK = F.pad(score_BK, (0, k - n_own), value=-torch.inf)
+    kept_BK = best_of_group(padded_BK, k, shard)[:, :n_own]
+    return Chosen(torch.nonzero(kept_BK)[:, 0], index_BK[kept_BK], score_BK[kept_BK])
+
+
 @torch.no_grad()
 def exact_share(x_BD: Tensor, encoder: Encoder, k: int, scratch: Scratch) -> float:
     """Share of tokens whose k features are those of fp32: the check of bf16 ranking on tokens of a run."""
@@ -171,8 +188,15 @@ def exact_share(x_BD: Tensor, encoder: Encoder, k: int, scratch: Scratch) -> flo
 
 
 @torch.no_grad()
-def choose_over_batch(x_BD: Tensor, encoder: Encoder, n_chosen: int, k: float, scratch: Scratch) -> Chosen:
-    """The n_chosen largest positive scores of a whole batch.
+def choose_over_batch(
+    x_BD: Tensor,
+    encoder: Encoder,
+    n_chosen: int,
+    k: float,
+    scratch: Scratch,
+    shard: FeatureShard = ALONE,
+) -> Chosen:
+    """The n_chosen largest positive scores of a whole batch, which is that of all processes of the shard.
 
     Exact without the scores of all features: each token offers its 2k best; tokens whose every offer was
     chosen may hold more and are asked again for twice as many. k is the average number per token.
@@ -183,20 +207,34 @@ def choose_over_batch(x_BD: Tensor, encoder: Encoder, n_chosen: int, k: float, s
     token_N = feature_N = torch.empty(0, dtype=torch.int64, device=x_BD.device)
     score_N = x_BD.new_empty(0)
     while True:
-        ranked, _ = best_features(x_BD[waiting_B], encoder, offers, scratch)
-        settled_N = ~torch.isin(token_N, waiting_B)
-        token_N = torch.cat([token_N[settled_N], waiting_B.repeat_interleave(offers)])
-        feature_N = torch.cat([feature_N[settled_N], ranked.index_BK.flatten()])
-        score_N = torch.cat([score_N[settled_N], ranked.score_BK.flatten()])
-        best_N = torch.topk(score_N, min(n_chosen, len(score_N)), sorted=False).indices
-        best_N = best_N[score_N[best_N] > 0]
+        if len(waiting_B):
+            ranked, _ = best_features(x_BD[waiting_B], encoder, offers, scratch)
+            settled_N = ~torch.isin(token_N, waiting_B)
+            token_N = torch.cat([token_N[settled_N], waiting_B.repeat_interleave(offers)])
+            feature_N = torch.cat([feature_N[settled_N], ranked.index_BK.flatten()])
+            score_N = torch.cat([score_N[settled_N], ranked.score_BK.flatten()])
+        best_N = _best_places(score_N, n_chosen, shard)
         chosen_B = torch.bincount(token_N[best_N], minlength=n_tokens)
         waiting_B = waiting_B[chosen_B[waiting_B] == offers]
-        if offers == n_features or not len(waiting_B):
+        if offers == n_features or not _any_waits(waiting_B, shard):
             break
         offers = min(n_features, 2 * offers)
     best_N = best_N[torch.argsort(token_N[best_N], stable=True)]
     return Chosen(token_N[best_N], feature_N[best_N], score_N[best_N])
+
+
+def _best_places(score_N: Tensor, n_chosen: int, shard: FeatureShard) -> Tensor:
+    """Which scores are positive and among the n_chosen best of all processes."""
+    if shard.alone:
+        best_N = torch.topk(score_N, min(n_chosen, len(score_N)), sorted=False).indices
+    else:
+        best_N = torch.nonzero(best_of_all(score_N, n_chosen))[:, 0]
+    return best_N[score_N[best_N] > 0]
+
+
+def _any_waits(waiting_B: Tensor, shard: FeatureShard) -> bool:
+    waits = len(waiting_B) > 0
+    return waits if shard.alone else bool(largest(torch.tensor(int(waits), device=waiting_B.device)))
 
 
 def _best(x_BD: Tensor, h_BC: Tensor, encoder: Encoder, k: int, columns_C: Tensor | None) -> Ranked:

@@ -10,14 +10,16 @@ L blocks of rows (nested prefixes, then dead features).
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from engine.models.sae.dead_features import dead_reconstruction_loss
+from engine.models.sae.dead_features import Dead, dead_reconstruction_loss
 from engine.models.sae.model import SAE
 from engine.models.sae.options import Knobs, ObjectiveOptions, Terms
+from engine.models.sae.parallelise import FeatureShard, averaged, shared, smallest, summed
 from engine.models.sae.selection import (
     Chosen,
     Encoder,
@@ -25,16 +27,9 @@ from engine.models.sae.selection import (
     Scratch,
     best_features,
     choose_over_batch,
+    won,
 )
 from engine.models.sae.sparse_ops import ActivePairs, decode_at, dense_wins, encode_at
-
-
-class Dead(NamedTuple):
-    """Features that AuxK may use: at most k of the columns per token; dense: by products with all of them."""
-
-    columns_C: Tensor
-    k: int
-    dense: bool
 
 
 def topk_terms(
@@ -47,12 +42,18 @@ def topk_terms(
     dead_F: Tensor | None,
 ) -> Terms:
     """Reconstruction by the chosen features with AuxK over dead ones and, for Matryoshka, prefix losses."""
-    dead = _dead(sae, options, x_BD, dead_F)
+    shard = knobs.shard
+    dead = _dead(sae, options, shard, x_BD, dead_F)
     live, gathered = _choose(sae, options, knobs, scratch, x_BD, None if dead and dead.dense else dead)
-    prefixes = options.prefixes(sae.d_sae) if sae.config.architecture == "matryoshka_batchtopk" else ()
-    pairs, score_N = _blocks(sae, live, gathered, len(x_BD), prefixes)
+    prefixes = (
+        options.prefixes(sae.d_sae * shard.world) if sae.config.architecture == "matryoshka_batchtopk" else ()
+    )
+    pairs, score_N = _blocks(sae, shard, live, gathered, len(x_BD), prefixes)
     n_live = len(live.score_N)
-    h_N, r_LBO = _decoded(sae, _dense(options, sae.d_sae, knobs.k, x_BD), x_BD, pairs, score_N, n_live)
+    before_D = shared(sae.b_dec, shard) if sae.config.apply_b_dec_to_input else None
+    dense = _dense(options, sae.d_sae * shard.world, knobs.k, x_BD)
+    h_N, part_LBO = _decoded(sae, dense, x_BD, before_D, pairs, score_N, n_live)
+    r_LBO = summed(part_LBO, shard)
     nested_LBO = (r_LBO[: len(prefixes)].cumsum(0) if len(prefixes) > 1 else r_LBO[:1]) + sae.b_dec
     if sae.config.skip:
         nested_LBO = nested_LBO + x_BD @ sae.W_skip.T
@@ -62,17 +63,18 @@ def topk_terms(
     if dead is not None:
         residual_BO = (y_BO - nested_LBO[-1]).detach()
         if dead.dense:
-            error = dead_reconstruction_loss(sae, scratch, x_BD, residual_BO, dead.columns_C, dead.k)
+            error = dead_reconstruction_loss(sae, shard, scratch, x_BD, before_D, residual_BO, dead)
         else:
             error = (r_LBO[-1] - residual_BO).pow(2).sum(-1).mean()
-        penalties["aux"] = _aux_weight(sae, options, len(dead.columns_C), y_BO, residual_BO) * error
+        penalties["aux"] = _aux_weight(sae, options, shard, dead.number, y_BO, residual_BO) * error
     with torch.no_grad():
         active_N = h_N[:n_live] > 0
         fired_F = torch.zeros(sae.d_sae, dtype=torch.bool, device=x_BD.device)
         fired_F[pairs.feature_N[:n_live][active_N]] = True
         if sae.config.architecture != "topk":
-            _follow_threshold(sae, options, live.score_N)
-    return Terms(nested_LBO[-1], penalties, fired_F, active_N.sum() / len(x_BD))
+            _follow_threshold(sae, options, shard, live.score_N)
+        l0 = summed(active_N.sum(), shard) / len(x_BD)
+    return Terms(nested_LBO[-1], penalties, fired_F, l0)
 
 
 def encoder_of(sae: SAE, precision: Literal["auto", "fp32", "bf16"], device: str) -> Encoder:
@@ -89,13 +91,23 @@ def decoder_norms(sae: SAE) -> Tensor:
     return norm_F.clamp(min=1e-20)
 
 
-def _dead(sae: SAE, options: ObjectiveOptions, x_BD: Tensor, dead_F: Tensor | None) -> Dead | None:
+def _dead(
+    sae: SAE, options: ObjectiveOptions, shard: FeatureShard, x_BD: Tensor, dead_F: Tensor | None
+) -> Dead | None:
     """At most D/2 dead features per token help; None without dead features."""
-    columns_C = None if dead_F is None else torch.nonzero(dead_F)[:, 0]
-    if columns_C is None or not len(columns_C):
+    if dead_F is None:
         return None
-    k = min(max(sae.d_in // 2, 1), len(columns_C))
-    return Dead(columns_C, k, _dense(options, len(columns_C), k, x_BD))
+    columns_S = torch.nonzero(dead_F)[:, 0]
+    number = widest = len(columns_S)
+    if shard.world > 1:
+        counts = [torch.zeros(1, dtype=torch.int64, device=x_BD.device) for _ in range(shard.world)]
+        dist.all_gather(counts, torch.full_like(counts[0], number), group=shard.group)
+        each = torch.cat(counts).tolist()
+        number, widest = sum(each), max(each)
+    if not number:
+        return None
+    k = min(max(sae.d_in // 2, 1), number)
+    return Dead(columns_S, number, widest, k, _dense(options, number, k, x_BD))
 
 
 def _dense(options: ObjectiveOptions, n_features: int, k: float, x_BD: Tensor) -> bool:
@@ -106,28 +118,39 @@ def _dense(options: ObjectiveOptions, n_features: int, k: float, x_BD: Tensor) -
 
 def _choose(
     sae: SAE, options: ObjectiveOptions, knobs: Knobs, scratch: Scratch, x_BD: Tensor, dead: Dead | None
-) -> tuple[Chosen, Ranked | None]:
-    """The chosen pairs, and the best dead features of each token where those are to be gathered."""
-    centred_BD = x_BD.detach()
+) -> tuple[Chosen, Chosen | None]:
+    """The chosen pairs, and those of dead features where they are to be gathered."""
+    shard, centred_BD = knobs.shard, x_BD.detach()
     if sae.config.apply_b_dec_to_input:
         centred_BD = centred_BD - sae.b_dec.detach()
     encoder = encoder_of(sae, options.encoder_precision, x_BD.device.type)
+    columns_S = dead.columns_S if dead is not None and len(dead.columns_S) else None
+    k_dead = min(dead.k, len(dead.columns_S)) if dead is not None else 0
+    gathered: Ranked | None
     if sae.config.architecture == "topk":
-        k, columns_C, k_dead = int(knobs.k), dead.columns_C if dead else None, dead.k if dead else 0
-        ranked, gathered = best_features(centred_BD, encoder, k, scratch, columns_C, k_dead)
-        token_N = torch.arange(len(x_BD), device=x_BD.device).repeat_interleave(k)
-        return Chosen(token_N, ranked.index_BK.flatten(), ranked.score_BK.flatten()), gathered
-    live = choose_over_batch(centred_BD, encoder, int(knobs.k * len(x_BD)), knobs.k, scratch)
+        k = int(knobs.k)
+        ranked, gathered = best_features(centred_BD, encoder, min(k, sae.d_sae), scratch, columns_S, k_dead)
+        live = won(ranked, k, shard)
+    else:
+        n_chosen = int(knobs.k * len(x_BD) * shard.batch_world)
+        live = choose_over_batch(centred_BD, encoder, n_chosen, knobs.k, scratch, shard)
+        gathered = None
+        if columns_S is not None:
+            local, _ = best_features(centred_BD, encoder.part(columns_S), k_dead, scratch)
+            gathered = Ranked(local.score_BK, columns_S[local.index_BK])
     if dead is None:
         return live, None
-    local, _ = best_features(centred_BD, encoder.part(dead.columns_C), dead.k, scratch)
-    return live, Ranked(local.score_BK, dead.columns_C[local.index_BK])
+    if gathered is None:  # others have dead features
+        none_BK = live.token_N.new_zeros(len(x_BD), 0)
+        gathered = Ranked(none_BK.to(x_BD.dtype), none_BK)
+    return live, won(gathered, dead.k, shard)
 
 
 def _blocks(
     sae: SAE,
+    shard: FeatureShard,
     live: Chosen,
-    dead: Ranked | None,
+    dead: Chosen | None,
     n_tokens: int,
     prefixes: tuple[int, ...],
 ) -> tuple[ActivePairs, Tensor]:
@@ -136,15 +159,14 @@ def _blocks(
     n_blocks = max(len(prefixes), 1)
     if len(prefixes) > 1:
         bounds = torch.tensor(prefixes, device=feature_N.device)
-        row_N = row_N + n_tokens * torch.bucketize(feature_N, bounds, right=True)
+        place_N = feature_N + shard.rank * sae.d_sae  # in the whole autoencoder
+        row_N = row_N + n_tokens * torch.bucketize(place_N, bounds, right=True)
         row_N, order_N = torch.sort(row_N, stable=True)
         feature_N, score_N = feature_N[order_N], score_N[order_N]
     if dead is not None:
-        k_dead = dead.index_BK.shape[1]
-        dead_row_N = torch.arange(n_blocks * n_tokens, (n_blocks + 1) * n_tokens, device=row_N.device)
-        row_N = torch.cat([row_N, dead_row_N.repeat_interleave(k_dead)])
-        feature_N = torch.cat([feature_N, dead.index_BK.flatten()])
-        score_N = torch.cat([score_N, dead.score_BK.flatten()])
+        row_N = torch.cat([row_N, n_blocks * n_tokens + dead.token_N])
+        feature_N = torch.cat([feature_N, dead.feature_N])
+        score_N = torch.cat([score_N, dead.score_N])
         n_blocks += 1
     if sae.config.rescale_acts_by_decoder_norm:
         score_N = score_N / decoder_norms(sae)[feature_N]
@@ -152,10 +174,15 @@ def _blocks(
 
 
 def _decoded(
-    sae: SAE, dense: bool, x_BD: Tensor, pairs: ActivePairs, score_N: Tensor, n_live: int
+    sae: SAE,
+    dense: bool,
+    x_BD: Tensor,
+    before_D: Tensor | None,
+    pairs: ActivePairs,
+    score_N: Tensor,
+    n_live: int,
 ) -> tuple[Tensor, Tensor]:
     """h of the pairs and what each block of rows adds up to, r_LBO, differentiable either way."""
-    before_D = sae.b_dec if sae.config.apply_b_dec_to_input else None
     if dense:
         h_BF = (x_BD if before_D is None else x_BD - before_D) @ sae.W_enc + sae.b_enc
         h_N = h_BF[pairs.token_N, pairs.feature_N]
@@ -173,25 +200,31 @@ def _rectified(h_N: Tensor, n_live: int) -> Tensor:
 
 
 def _aux_weight(
-    sae: SAE, options: ObjectiveOptions, n_dead: int, y_BO: Tensor, residual_BO: Tensor
+    sae: SAE,
+    options: ObjectiveOptions,
+    shard: FeatureShard,
+    n_dead: int,
+    y_BO: Tensor,
+    residual_BO: Tensor,
 ) -> Tensor | float:
     """At most D/2 dead features help; with fewer the loss counts less."""
     weight = options.aux_coefficient * min(n_dead / max(sae.d_in // 2, 1), 1.0)
     if not options.aux_relative:
         return weight
-    variance = (y_BO - y_BO.mean(0)).pow(2).sum(-1).mean().detach()
-    return weight * variance / residual_BO.pow(2).sum(-1).mean().clamp(min=1e-30)
+    mean_O = averaged(y_BO.mean(0), shard)
+    variance = averaged((y_BO - mean_O).pow(2).sum(-1).mean().detach(), shard)
+    unexplained = averaged(residual_BO.pow(2).sum(-1).mean(), shard)
+    return weight * variance / unexplained.clamp(min=1e-30)
 
 
-def _follow_threshold(sae: SAE, options: ObjectiveOptions, score_N: Tensor) -> None:
+def _follow_threshold(sae: SAE, options: ObjectiveOptions, shard: FeatureShard, score_N: Tensor) -> None:
     """Moves the running threshold towards the smallest chosen score; the first batch sets it.
 
     Started from 0 instead, it would need 460 steps to come within a percent (specs/sae.md section 2).
     """
-    score_N = score_N[score_N > 0]
-    if not len(score_N):
-        return
-    smallest = score_N.min().double()
+    positive_N = score_N[score_N > 0]
+    least = smallest(torch.cat([positive_N, score_N.new_full((1,), torch.inf)]).min().double(), shard)
     started = sae.topk_threshold > 0
-    followed = sae.topk_threshold + options.threshold_rate * (smallest - sae.topk_threshold)
-    sae.topk_threshold.copy_(torch.where(started, followed, smallest))
+    followed = sae.topk_threshold + options.threshold_rate * (least - sae.topk_threshold)
+    found = torch.where(started, followed, least)
+    sae.topk_threshold.copy_(torch.where(least.isinf(), sae.topk_threshold, found))
