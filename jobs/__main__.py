@@ -13,6 +13,7 @@ JOBS = {
     "cache": "cell store -> activation cache",
     "train-sae": "activation cache -> sparse autoencoder",
     "features": "sparse autoencoder + cache -> feature tables",
+    "compare-saes": "sparse autoencoders -> which features they share, stability over seeds",
     "inspect": "say what a dataset or model directory is, and verify it",
     "demo": "the whole street on real cells, and a page to look at",
 }

@@ -4,7 +4,7 @@ A million features against a million would be a matrix of 4 TB, so nothing here 
 know asks for the pairs of some rows and some columns.
 
 Shape legend: F features of the one side, G of the other, D width, T tokens or cells; f and g features of a
-block.
+block, P pairs and p some of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from engine.interpret.runs import Float64
+from engine.interpret.runs import Float32, Float64, Int64
+
+PAIRS_AT_ONCE = 4096
 
 
 class Similarity(Protocol):
@@ -27,6 +29,12 @@ class Similarity(Protocol):
 
     def block(self, rows: slice, columns: slice, /) -> torch.Tensor:
         """`s_fg` float32 of some features of each side."""
+
+    def of_pairs(self, one_P: Int64, other_P: Int64, /) -> Float32:
+        """`s_P` of the given pairs alone."""
+
+    def scrambled(self, features: Int64, /) -> Similarity:
+        """Of some features of the first side, made unrelated to the other: what chance gives."""
 
 
 class DecoderCosine:
@@ -55,6 +63,25 @@ class DecoderCosine:
         s_fg = one[rows].float() @ other[columns].float().T
         return s_fg.mul_(per_F[rows, None]).mul_(per_G[columns])
 
+    def of_pairs(self, one_P: Int64, other_P: Int64, /) -> Float32:
+        (one, other), (per_F, per_G) = self._sides, self._per_length
+        parts = [np.empty(0, np.float32)]
+        for start in range(0, len(one_P), PAIRS_AT_ONCE):
+            row_p, column_p = (
+                torch.from_numpy(side[start : start + PAIRS_AT_ONCE]) for side in (one_P, other_P)
+            )
+            s_p = (one[row_p].float() * other[column_p].float()).sum(dim=1) * per_F[row_p] * per_G[column_p]
+            parts.append(s_p.cpu().numpy())
+        return np.concatenate(parts)
+
+    def scrambled(self, features: Int64, /) -> DecoderCosine:
+        """The axes of their space are permuted, and random ones turned round."""
+        one_fD = self._sides[0][torch.from_numpy(features)].float()
+        generator = torch.Generator().manual_seed(0)
+        axes = torch.randperm(one_fD.shape[1], generator=generator).to(one_fD.device)
+        signs = torch.randint(0, 2, (len(axes),), generator=generator).to(one_fD) * 2 - 1
+        return DecoderCosine(one_fD[:, axes] * signs, self._sides[1])
+
 
 class CodeCorrelation:
     """Pearson's correlation of activations on the same tokens (or cells). A feature that never fires, or
@@ -77,12 +104,29 @@ class CodeCorrelation:
 
     def block(self, rows: slice, columns: slice, /) -> torch.Tensor:
         (mean_F, per_spread_F), (mean_G, per_spread_G) = self._moments
-        products_fg = (self._one_FT[rows] @ self._other_GT[columns].T).toarray().astype(np.float64)
+        # Half a million float32 terms would lose four of seven digits.
+        one_fT, other_gT = (side.astype(np.float64) for side in (self._one_FT[rows], self._other_GT[columns]))
+        products_fg = (one_fT @ other_gT.T).toarray()
         products_fg /= self._n
         products_fg -= np.outer(mean_F[rows], mean_G[columns])
         products_fg *= per_spread_F[rows, None]
         products_fg *= per_spread_G[columns]
         return torch.from_numpy(products_fg.astype(np.float32))
+
+    def of_pairs(self, one_P: Int64, other_P: Int64, /) -> Float32:
+        (mean_F, per_spread_F), (mean_G, per_spread_G) = self._moments
+        parts = [np.empty(0, np.float32)]
+        for start in range(0, len(one_P), PAIRS_AT_ONCE):
+            row_p, column_p = (side[start : start + PAIRS_AT_ONCE] for side in (one_P, other_P))
+            together = self._one_FT[row_p].multiply(self._other_GT[column_p]).sum(axis=1, dtype=np.float64)
+            s_p = np.asarray(together).ravel() / self._n - mean_F[row_p] * mean_G[column_p]
+            parts.append((s_p * per_spread_F[row_p] * per_spread_G[column_p]).astype(np.float32))
+        return np.concatenate(parts)
+
+    def scrambled(self, features: Int64, /) -> CodeCorrelation:
+        """Their tokens are permuted, all in the same way."""
+        order = np.random.default_rng(0).permutation(self._one_FT.shape[1])
+        return CodeCorrelation(self._one_FT[features].T.tocsr()[order], self._other_GT.T.tocsr())
 
 
 def _moments(by_feature: sparse.csr_matrix) -> tuple[Float64, Float64]:
@@ -90,7 +134,7 @@ def _moments(by_feature: sparse.csr_matrix) -> tuple[Float64, Float64]:
     n = max(by_feature.shape[1], 1)
     ones = np.ones(by_feature.shape[1])
     mean_F: Float64 = by_feature @ ones / n
-    variance_F = by_feature.multiply(by_feature) @ ones / n - mean_F**2
+    variance_F = by_feature.power(2) @ ones / n - mean_F**2
     # Rounding leaves a variance of this size to a feature that is constant.
     varies_F = variance_F > 1e-6 * mean_F**2
     return mean_F, np.where(varies_F, 1 / np.sqrt(np.where(varies_F, variance_F, 1.0)), 0.0)
