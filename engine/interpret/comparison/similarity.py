@@ -118,7 +118,8 @@ class CodeCorrelation:
         parts = [np.empty(0, np.float32)]
         for start in range(0, len(one_P), PAIRS_AT_ONCE):
             row_p, column_p = (side[start : start + PAIRS_AT_ONCE] for side in (one_P, other_P))
-            together = self._one_FT[row_p].multiply(self._other_GT[column_p]).sum(axis=1, dtype=np.float64)
+            one_pT, other_pT = self._one_FT[row_p].astype(np.float64), self._other_GT[column_p]
+            together = one_pT.multiply(other_pT).sum(axis=1)
             s_p = np.asarray(together).ravel() / self._n - mean_F[row_p] * mean_G[column_p]
             parts.append((s_p * per_spread_F[row_p] * per_spread_G[column_p]).astype(np.float32))
         return np.concatenate(parts)
@@ -134,7 +135,7 @@ def _moments(by_feature: sparse.csr_matrix) -> tuple[Float64, Float64]:
     n = max(by_feature.shape[1], 1)
     ones = np.ones(by_feature.shape[1])
     mean_F: Float64 = by_feature @ ones / n
-    variance_F = by_feature.power(2) @ ones / n - mean_F**2
+    variance_F = by_feature.astype(np.float64).power(2) @ ones / n - mean_F**2
     # Rounding leaves a variance of this size to a feature that is constant.
     varies_F = variance_F > 1e-6 * mean_F**2
     return mean_F, np.where(varies_F, 1 / np.sqrt(np.where(varies_F, variance_F, 1.0)), 0.0)
