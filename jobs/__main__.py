@@ -12,6 +12,7 @@ JOBS = {
     "embed": "cell store -> embeddings",
     "cache": "cell store -> activation cache",
     "train-sae": "activation cache -> sparse autoencoder",
+    "evaluate-sae": "sparse autoencoder + cache -> how good it is, beside baselines",
     "features": "sparse autoencoder + cache -> feature tables",
     "compare-saes": "sparse autoencoders -> which features they share, stability over seeds",
     "inspect": "say what a dataset or model directory is, and verify it",

@@ -1,0 +1,1 @@
+"""How good a sparse autoencoder is: what it explains, keeps, singles out, beside baselines."""

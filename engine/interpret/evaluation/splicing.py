@@ -1,0 +1,196 @@
+"""What an encoder predicts, and how it embeds cells, when reconstructions stand in for its own states.
+
+The same cells, with the same genes hidden, go through the encoder once as it is and once for every
+replacement of the state at the hook: each dictionary's reconstruction, zeros, the mean state. Special tokens
+keep their states. Loss is measured where genes are hidden; replaced are either all genes ("all_genes") or
+only those shown to the model ("shown_genes"): an autoencoder trained on cells as they are has never seen a
+hidden gene's state, but at a late hook nothing else reaches the prediction.
+
+Shape legend: T packed tokens, R replaced rows of them, D width, C cells, M hidden tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine import models
+from engine.interpret.evaluation.dictionaries import TOKENS_AT_ONCE, Dictionary
+from engine.interpret.evaluation.inputs import EvaluationInputs
+from engine.interpret.runs import Float32, Float64, Int64
+from engine.models import geneformer, tahoe
+from engine.models.encoder import Encoder, Intervention, layer_hook
+from engine.models.geneformer import GeneformerEncoder
+from engine.models.tahoe import TahoeEncoder
+from engine.models.tokens import PackedTokens, Tokens
+from storage.checkpoints import local_copy
+
+ALL_GENES, SHOWN_GENES = "all_genes", "shown_genes"
+SCOPES = (ALL_GENES, SHOWN_GENES)
+BASE, ZERO, MEAN = "base", "zero", "mean"
+
+Replacement = Callable[[Tensor], Tensor]
+Losses = dict[str, Float64]
+"""Summed loss of each cell [C], by term."""
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """Of some cells. hidden_C: hidden genes. losses: by (replacement, scope). embeddings e_CD: by
+    (replacement, pooling)."""
+
+    cell_C: Int64
+    hidden_C: Int64
+    losses: Mapping[tuple[str, str], Losses]
+    embeddings: Mapping[tuple[str, str], Float32]
+
+
+def replacements(dictionaries: Mapping[str, Dictionary], mean_D: Tensor) -> dict[str, Replacement]:
+    """Every dictionary's reconstruction, zero ablation and mean ablation: x_RD -> r_RD."""
+    of_dictionaries = {name: partial(_reconstructed, part) for name, part in dictionaries.items()}
+    return {**of_dictionaries, ZERO: torch.zeros_like, MEAN: lambda x_RD: mean_D.to(x_RD).expand_as(x_RD)}
+
+
+def _reconstructed(dictionary: Dictionary, x_RD: Tensor) -> Tensor:
+    pieces = x_RD.split(TOKENS_AT_ONCE)
+    return torch.cat([dictionary.explain(x_PD.float()).r_TD for x_PD in pieces]).to(x_RD.dtype)
+
+
+def spliced(replacement: Replacement, rows_R: Tensor) -> Intervention:
+    """The intervention that replaces the states of these packed rows."""
+
+    def intervene(x_TD: Tensor, tokens: PackedTokens) -> Tensor:
+        return x_TD.index_copy(0, rows_R, replacement(x_TD[rows_R])) if len(rows_R) else x_TD
+
+    return intervene
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str, fingerprint: str, device: str) -> Encoder:
+    """Once a worker process; the fingerprint tells a replaced directory apart."""
+    return models.load(local_copy(path)).to(device).eval()
+
+
+def run_chunk(
+    inputs: EvaluationInputs,
+    dictionaries: Mapping[str, Dictionary],
+    mean_D: Tensor,
+    cells: Int64,
+    seed: int,
+    device: str = "cpu",
+) -> ChunkResult:
+    """All replacements on some cells (rows of the store, ascending)."""
+    if inputs.downstream is None:
+        raise ValueError("without a model there is nothing downstream")
+    facts = inputs.downstream.model
+    encoder = _loaded(facts.path, facts.fingerprint, device)
+    rows = inputs.downstream.store.read_ranges([(int(cell), int(cell) + 1) for cell in cells])
+    tokens = facts.tokeniser.tokenise(
+        rows.indptr,
+        rows.indices,
+        rows.counts,
+        inputs.downstream.match,
+        max_tokens=facts.token_limit(inputs.cache.lineage.get("max_tokens")),
+        seed=inputs.cache.seed,
+        cells=cells,
+    )
+    moved = {name: dictionary.to(device) for name, dictionary in dictionaries.items()}
+    choices = replacements(moved, mean_D.to(device))
+    with torch.inference_mode():
+        hidden_C, losses = hidden_losses(encoder, tokens, inputs.hook, choices, seed + int(cells[0]))
+        embeddings = embeddings_of(encoder, tokens, inputs.hook, choices)
+    return ChunkResult(cells, hidden_C, losses, embeddings)
+
+
+def hidden_losses(
+    encoder: Encoder, tokens: Tokens, hook: str, choices: Mapping[str, Replacement], seed: int
+) -> tuple[Int64, dict[tuple[str, str], Losses]]:
+    """Hidden genes of each cell, and its summed losses under every replacement; BASE is without any."""
+    batch, hidden_T = _masked(encoder, tokens, seed)
+    cell_T = tokens.cell_T
+    loss = partial(_summed_losses, encoder, batch, hidden_T, cell_T, tokens.n_cells)
+    is_gene_T = encoder.tokeniser.token_classes[tokens.ids_T] == 0
+    rows = {ALL_GENES: _rows(is_gene_T, encoder), SHOWN_GENES: _rows(is_gene_T & ~hidden_T, encoder)}
+    losses = dict.fromkeys([(BASE, scope) for scope in SCOPES], loss(None))
+    for name, replacement in choices.items():
+        for scope in SCOPES:
+            losses[name, scope] = loss({hook: spliced(replacement, rows[scope])})
+    return np.bincount(cell_T[hidden_T], minlength=tokens.n_cells), losses
+
+
+def _rows(wanted_T: np.ndarray, encoder: Encoder) -> Tensor:
+    return torch.from_numpy(np.flatnonzero(wanted_T)).to(encoder.device)
+
+
+def _masked(encoder: Encoder, tokens: Tokens, seed: int) -> tuple[dict[str, Tensor], np.ndarray]:
+    """A batch of the encoder's own training objective, and which tokens it hides."""
+    if isinstance(encoder, TahoeEncoder):
+        batch = tahoe.TrainingModule(encoder).mask(tokens, seed)
+        hidden_T = batch["generative_T"].numpy()
+    elif isinstance(encoder, GeneformerEncoder):
+        batch = geneformer.TrainingModule(encoder).mask(tokens, seed)
+        hidden_T = batch["targets_T"].numpy() >= 0
+    else:
+        raise TypeError(f"no masked objective is known for a {type(encoder).__name__}")
+    moved = {name: part if name == "offsets" else part.to(encoder.device) for name, part in batch.items()}
+    return moved, hidden_T
+
+
+def _summed_losses(
+    encoder: Encoder,
+    batch: dict[str, Tensor],
+    hidden_T: np.ndarray,
+    cell_T: Int64,
+    n_cells: int,
+    interventions: Mapping[str, Intervention] | None,
+) -> Losses:
+    """Summed over the hidden genes of each cell, by term: Tahoe's two squared errors, or cross entropy."""
+    packed = PackedTokens.from_tensors(batch["ids_T"], batch["values_T"], batch["offsets"])
+    hidden_M = torch.from_numpy(np.flatnonzero(hidden_T)).to(encoder.device)
+    target_M = batch["targets_T"][hidden_M]
+    if isinstance(encoder, TahoeEncoder):
+        out = encoder(
+            packed,
+            hooks=(),
+            predictions=True,
+            generative_T=batch["generative_T"],
+            interventions=interventions,
+        )
+        of_terms = {name: (y_T[hidden_M] - target_M) ** 2 for name, y_T in out.predictions.items()}
+    else:
+        x_TD = encoder(packed, interventions=interventions).hooks["final"]
+        logits_MV = encoder.gene_logits(x_TD[hidden_M]).float()
+        of_terms = {"cross_entropy": F.cross_entropy(logits_MV, target_M, reduction="none")}
+    return {
+        name: np.bincount(cell_T[hidden_T], weights=loss_M.double().cpu().numpy(), minlength=n_cells)
+        for name, loss_M in of_terms.items()
+    }
+
+
+def embeddings_of(
+    encoder: Encoder, tokens: Tokens, hook: str, choices: Mapping[str, Replacement]
+) -> dict[tuple[str, str], Float32]:
+    """Embeddings of the cells as they are, and with the states of all genes replaced."""
+    layer = embedding_layer(encoder, hook)
+    rows_R = _rows(encoder.tokeniser.token_classes[tokens.ids_T] == 0, encoder)
+    asked: dict[str, Any] = {BASE: None}
+    asked |= {name: {hook: spliced(replacement, rows_R)} for name, replacement in choices.items()}
+    return {
+        (name, pool): encoder.embed(tokens, layer, pool, interventions=interventions).cpu().numpy()
+        for name, interventions in asked.items()
+        for pool in dict.fromkeys((encoder.default_pool, "mean"))
+    }
+
+
+def embedding_layer(encoder: Encoder, hook: str) -> int:
+    """The model's own embedding layer, or the last one where that does not come after the hook."""
+    layer, hooks = encoder.default_layer, encoder.hook_names
+    reached = hooks.index(layer_hook(layer, encoder.n_layers)) >= hooks.index(hook)
+    return layer if reached else encoder.n_layers - 1
