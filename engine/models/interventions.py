@@ -77,12 +77,13 @@ def delta(sae: SAE, edits: Sequence[FeatureEdit], editable_V: Tensor | None = No
     editable_V (bool by token id): tokens that may be changed, None for all. Other rows keep their bits.
     Raises ModelError for edits that this autoencoder cannot take.
     """
-    features_J = edited_features(sae, edits).to(sae.W_enc.device)
+    features = edited_features(sae, edits)
+    features_J = torch.tensor(features, dtype=torch.int64, device=sae.W_enc.device)
 
     def intervene(x_TD: Tensor, tokens: PackedTokens) -> Tensor:
         rows_R = editable_rows(tokens, editable_V)
         x_RD, ids_R = x_TD[rows_R], tokens.ids_T[rows_R]
-        change_RJ = changes(sae.encode_features(x_RD.detach(), features_J), features_J, edits, ids_R)
+        change_RJ = changes(sae.encode_features(x_RD.detach(), features_J), features, edits, ids_R)
         moved_RD = sae.decode_change(change_RJ, features_J, x_RD.detach())
         return x_TD.index_add(0, rows_R, moved_RD.to(x_TD.dtype))
 
@@ -102,7 +103,8 @@ def reconstruct(
     itself without edits). editable_V: as in `delta`.
     """
     _require_same_space(sae)
-    features_J = edited_features(sae, edits).to(sae.W_enc.device)
+    features = edited_features(sae, edits)
+    features_J = torch.tensor(features, dtype=torch.int64, device=sae.W_enc.device)
 
     def intervene(x_TD: Tensor, tokens: PackedTokens) -> Tensor:
         rows_R = editable_rows(tokens, editable_V)
@@ -112,7 +114,7 @@ def reconstruct(
         error_RD = x_TD[rows_R] - r_RD if keep_error else None
         if edits:
             a_RJ = sae.encode_features(x_RD, features_J)
-            change_RJ = changes(a_RJ, features_J, edits, tokens.ids_T[rows_R])
+            change_RJ = changes(a_RJ, features, edits, tokens.ids_T[rows_R])
             r_RD = r_RD + sae.decode_change(change_RJ, features_J, x_RD)
         if error_RD is not None:
             r_RD = r_RD + error_RD
@@ -132,8 +134,8 @@ def replace_by(state_D: Tensor, editable_V: Tensor | None = None) -> Interventio
     return intervene
 
 
-def edited_features(sae: SAE, edits: Sequence[FeatureEdit]) -> Tensor:
-    """Numbers of the edited features, int64 on the host. Raises ModelError for edits that do not fit."""
+def edited_features(sae: SAE, edits: Sequence[FeatureEdit]) -> list[int]:
+    """Numbers of the edited features. Raises ModelError for edits that do not fit the autoencoder."""
     _require_same_space(sae)
     features = [edit.feature for edit in edits]
     beyond = sorted(feature for feature in features if not 0 <= feature < sae.d_sae)
@@ -142,12 +144,12 @@ def edited_features(sae: SAE, edits: Sequence[FeatureEdit]) -> Tensor:
     twice = sorted({feature for feature in features if features.count(feature) > 1})
     if twice:
         raise ModelError(f"feature {twice[0]} is edited twice; say what is to become of it in one edit")
-    return torch.tensor(features, dtype=torch.int64)
+    return features
 
 
-def changes(a_RJ: Tensor, features_J: Tensor, edits: Sequence[FeatureEdit], ids_R: Tensor) -> Tensor:
-    """What the edits add to the activations a_RJ of `features_J` on tokens of these ids."""
-    place = {feature: column for column, feature in enumerate(features_J.tolist())}
+def changes(a_RJ: Tensor, features: Sequence[int], edits: Sequence[FeatureEdit], ids_R: Tensor) -> Tensor:
+    """What the edits add to the activations a_RJ of `features` on tokens of these ids."""
+    place = {feature: column for column, feature in enumerate(features)}
     change_RJ = torch.zeros_like(a_RJ)
     for edit in edits:
         column = place[edit.feature]
