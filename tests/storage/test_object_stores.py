@@ -12,8 +12,9 @@ from storage.locations import Location
 from tests.storage.faulty_store import FaultyStore
 from tests.storage.small_datasets import write_all
 
-# A throttling, flaky, slow store: more trouble than any real one makes for long.
-TROUBLE = {"SlowDown": 0.2, "InternalError": 0.05, "reset": 0.05, "lost": 0.05, "cut": 0.05, "slow": 0.05}
+# A throttling, flaky, slow store: more trouble than any real one makes for long. A fifth of all requests fails;
+# with twice that, one call of the driver in a hundred would fail ten times running, and so would this test.
+TROUBLE = {"SlowDown": 0.1, "InternalError": 0.02, "reset": 0.02, "lost": 0.04, "cut": 0.02, "slow": 0.05}
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_every_operation_gets_through_trouble(place: Location, faulty_store: Fau
     assert not place.exists("put/0")
     place.delete_all()
     assert place.list() == {}
-    assert faulty_store.met["SlowDown"] > 10
+    assert faulty_store.met["SlowDown"] > 5
     assert faulty_store.met["lost"] > 0
 
 

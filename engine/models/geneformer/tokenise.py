@@ -7,7 +7,7 @@ Legend: T tokens or entries of all cells, C cells, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from engine.models.errors import ModelError
+from engine.models.lookup import look_up, pieces
 from engine.models.matching import GeneMatch, gene_match, without_version
 from engine.models.tokens import IntArray, Tokens
 
@@ -101,7 +102,7 @@ class GeneformerTokeniser:
             genes.sort()
             first += n_specials // 2
             place_T[first : first + n_kept] = genes[:n_kept]
-        ids_T = ids_by_rank.astype(np.int32).take(place_T, mode="clip")
+        ids_T = look_up(ids_by_rank.astype(np.int32), place_T)
         return Tokens(ids_T, np.zeros(len(place_T), np.float32), offsets)
 
     def _ranks(
@@ -112,28 +113,46 @@ class GeneformerTokeniser:
         Cells share most of their pairs of gene and count: the pairs are put in order once, and what is left
         to do for a cell is to sort small integers.
         """
-        n_known = _COMMON * len(self.gene_ids)
+        n_ids = len(self.gene_ids)
+        n_known = _COMMON * n_ids
         is_rare = counts_T >= _COMMON
         if counts_T.dtype.kind == "f":
             is_rare |= counts_T != np.floor(counts_T)
         rare = np.flatnonzero(is_rare)
-        # One number says token and count, in the order of tokens.
-        pair_T = np.multiply(ids_T, _COMMON, dtype=np.int64)
-        np.add(pair_T, counts_T, out=pair_T, casting="unsafe")
-        rare_ids, rare_counts, pair_T[rare] = _distinct(ids_T[rare], counts_T[rare], n_known)
+        rare_ids, rare_counts, rare_number = _distinct(ids_T[rare], counts_T[rare], n_known)
         present = np.zeros(n_known + len(rare_ids), bool)
-        present[pair_T] = True
+        present[n_known:] = True
+        for _, pair in self._pairs(ids_T, counts_T):
+            present[pair] = True
         pair_U = np.flatnonzero(present)
         known = pair_U[: len(pair_U) - len(rare_ids)]
-        ids_U = np.concatenate([known // _COMMON, rare_ids])
+        ids_U = np.concatenate([known % n_ids, rare_ids])
         # The total of a cell and the factor 10,000 of the original scale all its genes alike.
-        value_U = np.concatenate([known % _COMMON, rare_counts]) / self._median_V[ids_U]
+        value_U = np.concatenate([known // n_ids, rare_counts]) / self._median_V[ids_U]
         order_U = np.lexsort((ids_U, -value_U))
         # Small integers sort faster; two places are left for special tokens.
         dtype = np.dtype("u2" if len(order_U) + 2 <= 1 << 16 else "u4")
         rank: npt.NDArray[np.unsignedinteger[Any]] = np.empty(len(present), dtype)
         rank[pair_U[order_U]] = np.arange(len(order_U))
-        return rank[pair_T], ids_U[order_U]
+        rank_T = np.empty(len(ids_T), dtype)
+        for part, pair in self._pairs(ids_T, counts_T):
+            np.take(rank, pair, out=rank_T[part], mode="clip")
+        rank_T[rare] = rank[rare_number]
+        return rank_T, ids_U[order_U]
+
+    def _pairs(
+        self, ids_T: IntArray, counts_T: npt.NDArray[Any]
+    ) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+        """One number for the count and token of each entry, a piece of them at a time.
+
+        Most counts are small and genes come in order, so that what is looked up by it lies close together.
+        Counts that are not common get the number of some other pair.
+        """
+        for part in pieces(len(ids_T)):
+            common = np.minimum(counts_T[part], _COMMON - 1)
+            pair = np.multiply(common, len(self.gene_ids), dtype=np.int64, casting="unsafe")
+            pair += ids_T[part]
+            yield part, pair
 
     def _genes(
         self, indptr: IntArray, indices: IntArray, counts: npt.NDArray[Any], match: GeneMatch
@@ -150,7 +169,7 @@ class GeneformerTokeniser:
             summed = scipy.sparse.csr_array((counts.astype(np.float64), indices, indptr), shape) @ collapse
             ids_T, counts_T, indptr = summed.indices, summed.data, summed.indptr
         else:
-            ids_T, counts_T = match.column_to_token[indices], counts
+            ids_T, counts_T = look_up(match.column_to_token, indices), counts
         if match.n_matched == match.n_columns and counts_T.min(initial=1) > 0:
             return ids_T, counts_T, np.diff(indptr)
         kept_T = (ids_T >= 0) & (counts_T > 0)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.models.errors import ModelError
+from engine.models.lookup import look_up
 from engine.models.matching import GeneMatch, gene_match
 from engine.models.tahoe.binning import bin_values, log_values
 from engine.models.tahoe.config import CollatorConfig
@@ -82,7 +83,7 @@ class TahoeTokeniser:
             raise ModelError(
                 f"max_tokens {limit}: a cell needs room for its first {max(n_head, n_kept)} tokens"
             )
-        ids_T, values_T, n_genes_C = match.column_to_token[indices], counts, np.diff(indptr)
+        ids_T, values_T, n_genes_C = look_up(match.column_to_token, indices), counts, np.diff(indptr)
         if match.n_matched < match.n_columns:
             known_T = ids_T >= 0
             n_genes_C = np.diff(np.concatenate([[0], np.cumsum(known_T)])[indptr])
