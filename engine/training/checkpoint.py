@@ -1,35 +1,41 @@
-"""Checkpoints of a training run: committed like every dataset of ours, loadable on another number of workers.
+"""Checkpoints of a training run: committed like every dataset of ours, loadable on any number of workers.
 
-A checkpoint is a directory `checkpoints/step_00000010` with DeepSpeed's files (one shard of the optimiser
-state a worker) and, written last by rank 0 after every worker's files are durable, `committed.json` with
-the size of each file. Readers trust nothing without that record. Ray Train's own bookkeeping is not relied
-on: it rewrites one snapshot file in place, which a driver killed at the wrong moment leaves unreadable.
+A checkpoint is a directory `checkpoints/step_00000010` with one safetensors file a worker, which holds pieces
+of weights, moments and buffers (`engine.training.fragments`), and, written last by rank 0 after every
+worker's file is durable, `committed.json` with the shapes of the whole tensors and the size of each file.
+Readers trust nothing without that record. So a run may go on with other numbers of workers, ZeRO stages and
+feature groups, and a model can be exported from a checkpoint without any of them. Ray Train's own bookkeeping
+is not relied on: it rewrites one snapshot file in place, which a driver killed at the wrong moment leaves
+unreadable.
 """
 
-import contextlib
-import io
 import json
 import tempfile
-from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 
-from engine.training.sharding import Worker
-from storage.errors import DamagedDataset, InputError
+from engine.training.fragments import (
+    BUFFER,
+    WEIGHT,
+    optimiser_fragments,
+    places,
+    start_optimiser,
+    state_names,
+    updates,
+    written_fragments,
+)
+from engine.training.sharding import Groups, Worker, whole_weight
+from engine.training.stored_state import StoredState, key_of
+from storage.errors import DamagedDataset
 from storage.locations import Location
 
 FOLDER = "checkpoints"
 RECORD = "committed.json"
-# Stage 1 and 2 write the same files; 0 and 3 each their own.
-_FAMILY = {0: 0, 1: 1, 2: 1, 3: 3}
-# Marks a checkpoint that DeepSpeed can convert to the layout independent of the number of workers.
-_CONVERTIBLE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,13 @@ class Committed:
     """The record of one checkpoint. `step` is the number of steps done, that is the next step to do."""
 
     step: int
-    world: int
-    zero: int
+    updates: int
+    """Steps that the optimiser counts."""
     files: dict[str, int]
+    shapes: dict[str, list[int]]
+    """Of the whole model's weights and buffers."""
+    names: dict[str, str]
+    """Of everything in the model's state dict: the name it is stored under."""
 
     @property
     def name(self) -> str:
@@ -72,49 +82,56 @@ class Checkpoints:
             )
         return None
 
-    def save(self, engine: Any, worker: Worker, step: int, zero: int) -> Committed:
+    def save(self, engine: Any, worker: Worker, groups: Groups, step: int) -> Committed:
         """Commit the engine's state after `step` steps; keep the newest `keep` checkpoints. Collective."""
-        committed = Committed(step, worker.world, zero, {})
-        buffers = {name: buffer.detach().cpu() for name, buffer in engine.module.named_buffers()}
+        shapes = {name: list(place.shape) for name, place in places(engine.module).items()}
+        committed = Committed(step, updates(engine), {}, shapes, state_names(engine.module))
+        file = f"worker_{worker.rank:05d}.safetensors"
+        pieces = {
+            key_of(fragment): fragment.values.to("cpu", copy=True)
+            for fragment in written_fragments(engine, groups)
+        }
         with tempfile.TemporaryDirectory(prefix="syncytium-checkpoint-") as folder:
-            # Every worker writes into a folder of its own, on its own node; DeepSpeed names the files by
-            # rank.
-            engine.save_checkpoint(
-                folder,
-                tag=committed.name,
-                client_state={"buffers": buffers, **_CONVERTIBLE},
-                save_latest=False,
-            )
-            sizes = self._publish(Path(folder, committed.name), committed.name)
+            path = Path(folder, file)
+            save_file(pieces, path)
+            del pieces
+            size = path.stat().st_size
+            self._location.put_file(f"{committed.name}/{file}", path)
         shares: list[Any] = [None] * worker.world
-        dist.all_gather_object(shares, sizes)
-        committed = Committed(step, worker.world, zero, {k: v for share in shares for k, v in share.items()})
+        dist.all_gather_object(shares, {file: size})
+        committed.files.update({name: n for share in shares for name, n in share.items()})
         if worker.leads:
             self._location.put(f"{committed.name}/{RECORD}", json.dumps(asdict(committed), indent=1).encode())
             self._drop_old()
         dist.barrier()
         return committed
 
-    def load(self, engine: Any, worker: Worker, committed: Committed) -> None:
-        """Put a checkpoint into a fresh engine, made with `universal=needs_conversion(...)`. Collective."""
-        universal = needs_conversion(committed, worker.world)
-        name = f"{committed.name}_universal" if universal else committed.name
-        if universal and worker.leads:
-            self._convert(committed, name)
+    def load(self, engine: Any, committed: Committed) -> None:
+        """Put a checkpoint into a fresh engine; every worker reads what it holds. Collective."""
+        stored = self.stored(committed)
+        where = places(engine.module)
+        for name, weight in engine.module.named_parameters():
+            with whole_weight(weight) as whole, torch.no_grad():
+                start = where[name].start
+                values = stored.read(WEIGHT, name, start, start + whole.numel())
+                whole.copy_(values.view_as(whole))
+        for name, buffer in engine.module.named_buffers():
+            start = where[name].start
+            values = stored.read(BUFFER, name, start, start + buffer.numel())
+            buffer.copy_(values.view_as(buffer))
+        start_optimiser(engine, committed.updates)
+        for kind, name, start, values in optimiser_fragments(engine):
+            values.copy_(stored.read(kind, name, start, start + len(values)))
         dist.barrier()
-        decays = [group["weight_decay"] for group in engine.basic_optimizer.param_groups]
-        with self._on_this_node(name) as folder:
-            path, client = engine.load_checkpoint(str(folder), tag=name)
-        if path is None:
-            raise DamagedDataset(f"{self._location}/{name}: DeepSpeed cannot load it.")
-        _repair_optimizer(engine.basic_optimizer, decays)
-        _restore_buffers(engine.module, client["buffers"])
-        dist.barrier()
-        if universal and worker.leads:
-            self._remove(name)
+
+    def stored(self, committed: Committed) -> StoredState:
+        """The state of a checkpoint, to read from anywhere."""
+        return StoredState(
+            self._location / committed.name, sorted(committed.files), committed.shapes, committed.names
+        )
 
     def clean(self) -> None:
-        """Remove what an interrupted run left: parts of uncommitted checkpoints, and conversions."""
+        """Remove what an interrupted run left: parts of uncommitted checkpoints."""
         present = self._location.list()
         kept = {committed.name for committed in self._committed(present)}
         folders = {name.partition("/")[0] for name in present if "/" in name}
@@ -127,15 +144,6 @@ class Checkpoints:
         records = sorted((name for name in present if name.endswith(f"/{RECORD}")), reverse=True)
         return [Committed(**json.loads(self._location.read(name))) for name in records]
 
-    def _publish(self, folder: Path, name: str) -> dict[str, int]:
-        """Move the files of a folder in place, each atomically and durably; file name -> bytes."""
-        sizes = {}
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            relative = path.relative_to(folder).as_posix()
-            sizes[relative] = path.stat().st_size
-            self._location.put_file(f"{name}/{relative}", path)
-        return sizes
-
     def _drop_old(self) -> None:
         for committed in self._committed(self._location.list())[self._keep :]:
             self._remove(committed.name)
@@ -147,72 +155,3 @@ class Checkpoints:
         folder.delete_all()
         if folder.local is not None and folder.local.is_dir():
             folder.local.rmdir()
-
-    @contextmanager
-    def _on_this_node(self, name: str) -> Iterator[Path]:
-        """A local folder that holds the checkpoint directory `name`."""
-        if self._location.local is not None:
-            yield self._location.local
-            return
-        with tempfile.TemporaryDirectory(prefix="syncytium-checkpoint-") as scratch:
-            for member in self._location.list(name):
-                path = Path(scratch, member)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._location.get_file(member, path)
-            yield Path(scratch)
-
-    def _convert(self, committed: Committed, name: str) -> None:
-        """Merge the shards of all workers into one file a weight, which any number of workers can load."""
-        with self._on_this_node(committed.name) as folder, tempfile.TemporaryDirectory() as scratch:
-            merge_shards(folder / committed.name, Path(scratch, name))
-            self._publish(Path(scratch, name), name)
-
-
-def needs_conversion(committed: Committed, world: int) -> bool:
-    """Whether the checkpoint's shards must be merged first. Without ZeRO there are none."""
-    return committed.zero > 0 and committed.world != world
-
-
-def require_loadable(committed: Committed, zero: int) -> None:
-    """Raise InputError when a run with this ZeRO stage cannot continue from the checkpoint."""
-    if _FAMILY[committed.zero] != _FAMILY[zero]:
-        raise InputError(
-            f"{committed.name} was written with --zero {committed.zero}, whose files --zero {zero} cannot "
-            f"read. Resume with --zero {committed.zero}, or give --overwrite to train anew."
-        )
-
-
-def merge_shards(source: Path, target: Path) -> None:
-    """DeepSpeed's conversion of a ZeRO checkpoint to its universal layout, in this process."""
-    from deepspeed.checkpoint.ds_to_universal import main
-
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        main(
-            Namespace(
-                input_folder=str(source),
-                output_folder=str(target),
-                num_extract_workers=1,
-                num_merge_workers=1,
-                keep_temp_folder=False,
-                strict=True,
-                inject_missing_state=False,
-            )
-        )
-
-
-def _repair_optimizer(optimizer: torch.optim.Optimizer, weight_decays: list[float]) -> None:
-    """Undo what DeepSpeed 0.19's universal loading does to a ZeRO-3 optimiser (harmless elsewhere).
-
-    It gives every group the first group's options, and all weights one shared step counter, which the
-    optimiser would then advance once a group.
-    """
-    for group, weight_decay in zip(optimizer.param_groups, weight_decays, strict=True):
-        group["weight_decay"] = weight_decay
-    for state in optimizer.state.values():
-        if "step" in state:
-            state["step"] = torch.as_tensor(state["step"]).clone()
-
-
-def _restore_buffers(module: torch.nn.Module, buffers: dict[str, torch.Tensor]) -> None:
-    for name, buffer in module.named_buffers():
-        buffer.copy_(buffers[name])

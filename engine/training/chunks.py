@@ -1,14 +1,17 @@
 """Chunks of shuffled cells as activations: the unit in which an encoder makes training tokens.
 
-A chunk is a function of its number, whoever makes it: this process, or any actor of a pool.
+A chunk is a function of its number, whoever makes it: this process, or any actor of a pool. It is one array,
+a row a token, because rows are all that shuffling and the object store need to know: activations at each
+hook one after the other, then the bits of the token's gene.
 
-Legend: N tokens kept of a chunk, D width.
+Legend: N tokens kept of a chunk, B of a batch, R columns of a row, D width.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +30,18 @@ from storage.cells import CellStore
 from storage.checkpoints import local_copy
 from storage.shuffled_cells import read_cells
 
-Activations = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
-"""x_ND in host memory: float32, or the bits of bfloat16, which NumPy and Arrow have no type for."""
+TokenRows = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
+"""[N, R] in host memory: float32, or the bits of bfloat16, which NumPy and Arrow have no type for."""
 
 ITEM_BYTES = {"fp32": 4, "bf16": 2}
+GENE_BYTES = 4
+
+
+class TokenBatch(NamedTuple):
+    """Activations x_BD (float32) of some tokens at one hook, and what they are of: gene_B, token ids (int64)."""
+
+    x_BD: torch.Tensor
+    gene_B: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +55,9 @@ class CellChunks:
     cells: str
     n_cells: int
     model: str
-    hook: str
+    hooks: tuple[str, ...]
     width: int
-    """D, at the hook."""
+    """D, at each hook."""
     max_tokens: int
     """Tokens encoded of a longer cell; which ones is drawn anew in every epoch."""
     tokens_per_cell: int | None
@@ -58,10 +69,27 @@ class CellChunks:
     """Cells of a chunk."""
 
     @property
+    def row_width(self) -> int:
+        """R."""
+        return len(self.hooks) * self.width + GENE_BYTES // ITEM_BYTES[self.precision]
+
+    @property
     def most_bytes(self) -> int:
-        """Of the activations of a chunk of long cells."""
+        """Of a chunk of long cells."""
         kept = min(self.max_tokens, self.tokens_per_cell or self.max_tokens)
-        return self.size * kept * self.width * ITEM_BYTES[self.precision]
+        return self.size * kept * self.row_width * ITEM_BYTES[self.precision]
+
+    def batch(self, rows_BR: TokenRows, hook: str, device: torch.device) -> TokenBatch:
+        """Rows as activations at one of the hooks, on `device`."""
+        start = self.hooks.index(hook) * self.width
+        x_BD = torch.from_numpy(rows_BR[:, start : start + self.width])
+        if x_BD.dtype == torch.uint16:
+            x_BD = x_BD.view(torch.bfloat16)
+        bits = np.ascontiguousarray(rows_BR[:, len(self.hooks) * self.width :])
+        gene_B = torch.from_numpy(bits.view(np.int32)[:, 0].astype(np.int64))
+        return TokenBatch(
+            x_BD.to(device, non_blocking=True).float(), gene_B.to(device, non_blocking=True)
+        )
 
     def chunk(self, number: int) -> Member:
         """Its positions, as a range like any other that is encoded as one."""
@@ -105,7 +133,7 @@ class ChunkEncoder:
         encoder = models.load(local_copy(chunks.model), precision=chunks.precision)
         self.chunks, self.encoder = chunks, encoder.to(device).eval()
         self.product = ActivationProduct(
-            hooks=(chunks.hook,),
+            hooks=chunks.hooks,
             precision=chunks.precision,
             tokens_per_cell=chunks.tokens_per_cell,
             special_tokens=False,
@@ -118,18 +146,23 @@ class ChunkEncoder:
         """For an encoder that reads its chunks itself."""
         return ChunkReader.open(self.chunks, self.encoder.tokeniser)
 
-    def activations(self, chunk: Member, tokens: Tokens) -> Activations:
-        """x_ND of the kept tokens, in random order: what comes first of a chunk is a sample of it."""
+    def rows(self, chunk: Member, tokens: Tokens) -> TokenRows:
+        """[N, R] of the kept tokens, in random order: what comes first of a chunk is a sample of it."""
         collector = self.product.collect(self.encoder, tokens, chunk)
         encode_cells(self.encoder, tokens, collector, BATCH_TOKENS)
-        x_ND = collector.acts[self.chunks.hook]
-        found: Activations = (x_ND.view(torch.uint16) if x_ND.dtype == torch.bfloat16 else x_ND).numpy()
+        columns = [collector.acts[hook] for hook in self.chunks.hooks]
+        if columns[0].dtype == torch.bfloat16:
+            columns = [column.view(torch.uint16) for column in columns]
+        gene_N = collector.kept.gene_N.astype(np.int32)[:, None]
+        found: TokenRows = np.concatenate(
+            [*(column.numpy() for column in columns), gene_N.view(columns[0].numpy().dtype)], axis=1
+        )
         return found
 
-    def make(self, number: int) -> Activations:
+    def make(self, number: int) -> TokenRows:
         """Chunk `number`, read and encoded here."""
         chunk = self.chunks.chunk(number)
-        return self.activations(chunk, self.reader.tokens(chunk))
+        return self.rows(chunk, self.reader.tokens(chunk))
 
 
 class OwnChunks:
@@ -140,16 +173,8 @@ class OwnChunks:
         self.encoder = ChunkEncoder(chunks, str(device))
         self.numbers = count(first + share.rank, share.world)
 
-    def __iter__(self) -> Iterator[Activations]:
+    def __iter__(self) -> Iterator[TokenRows]:
         return map(self.encoder.make, self.numbers)
 
     def close(self) -> None:
         """There is nothing to end."""
-
-
-def to_float(x_ND: Activations, device: torch.device) -> torch.Tensor:
-    """The same activations as a float32 tensor on `device`."""
-    tensor = torch.from_numpy(x_ND)
-    if tensor.dtype == torch.uint16:
-        tensor = tensor.view(torch.bfloat16)
-    return tensor.to(device, non_blocking=True).float()

@@ -26,7 +26,7 @@ from engine.streaming.inputs import ModelFacts
 from engine.streaming.pipeline import BY_MEMBER, RETRIES, TASK_OPTIONS, quiet_context
 from engine.streaming.source import arrays_of, member_of, one_row
 from engine.streaming.tokenising import tokens_of, tokens_row
-from engine.training.chunks import Activations, CellChunks, ChunkEncoder, ChunkReader
+from engine.training.chunks import CellChunks, ChunkEncoder, ChunkReader, TokenRows
 from engine.training.recipe import Share
 from engine.training.room import Room
 from engine.training.sharding import agree
@@ -55,7 +55,7 @@ class EncodeChunks:
         """`row`: a chunk, with its tokens where others have read them."""
         chunk = member_of(row)
         tokens = tokens_of(row) if "ids" in row.column_names else self.encoder.reader.tokens(chunk)
-        yield one_row(chunk, {"acts": self.encoder.activations(chunk, tokens).reshape(-1)})
+        yield one_row(chunk, {"rows": self.encoder.rows(chunk, tokens).reshape(-1)})
 
 
 class Feed:
@@ -132,7 +132,7 @@ class PooledChunks:
         if share.rank == 0:
             feed = ray.remote(num_cpus=0)(Feed)
             self.feed = feed.options(name=name).remote(chunks, room, share.world, first, LEG_CHUNKS)
-        name = agree(name, device)
+        name = agree(name, device, share.group)
         if share.rank > 0:
             # Held by its name only: the feed ends when the first worker lets go of it.
             self.feed = ray.get_actor(name)
@@ -142,7 +142,7 @@ class PooledChunks:
         if self.share.rank == 0:
             ray.kill(self.feed)
 
-    def __iter__(self) -> Iterator[Activations]:
+    def __iter__(self) -> Iterator[TokenRows]:
         """Without end. Raises what made a chunk impossible to encode."""
         expected = self.first + self.share.rank
         for leg in count():
@@ -151,6 +151,6 @@ class PooledChunks:
                 if member_of(row) != self.chunks.chunk(expected):
                     raise RuntimeError(f"expected chunk {expected} of cells, got {member_of(row).key}")
                 # A view of the object store, which the block leaves when the view is let go of.
-                x_ND: Activations = arrays_of(row)["acts"].reshape(-1, self.chunks.width)
-                yield x_ND
+                rows_NR: TokenRows = arrays_of(row)["rows"].reshape(-1, self.chunks.row_width)
+                yield rows_NR
                 expected += self.share.world

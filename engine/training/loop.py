@@ -10,14 +10,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from engine.training import feed
 from engine.training import output as outputs
-from engine.training.checkpoint import Checkpoints, Committed, needs_conversion, require_loadable
+from engine.training.checkpoint import Checkpoints, Committed
 from engine.training.metrics import MetricsTable
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Batch, Recipe, Share
 from engine.training.room import Room
 from engine.training.schedule import learning_rate
-from engine.training.sharding import Worker, optimiser_step, shard, whole_state
+from engine.training.sharding import Groups, Worker, optimiser_step, shard
 from storage.locations import Location
 
 Progress = Callable[[int, int, str], None]
@@ -40,20 +41,33 @@ class Run:
         room: Room | None = None,
     ) -> None:
         self.recipe, self.options, self.output, self.worker = recipe, options, output, worker
-        self.share = Share(worker.rank, worker.world, options.batch, options.accumulation, options.seed, room)
+        self.groups = Groups.of(worker, options.feature_parallel)
+        self.share = Share(
+            self.groups.batch_rank,
+            self.groups.shard.batch_world,
+            options.batch,
+            options.accumulation,
+            options.seed,
+            room,
+            self.groups.shard.batch_group,
+        )
         self.checkpoints = Checkpoints(output, options.keep)
         newest = worker.agree(self.checkpoints.newest() if worker.leads else None)
-        self.engine = _engine(recipe, options, self.share, worker, self.checkpoints, newest)
+        self.engine = _engine(recipe, options, self.share, worker, self.groups, self.checkpoints, newest)
         self.next_step = newest.step if newest else 0
         self.table = MetricsTable(output, self.next_step) if worker.leads else None
 
     def batches(self) -> Iterator[Batch]:
         """Its micro-batches from the next step on."""
-        return self.recipe.batches(self.engine.module, self.next_step, self.share, self.worker.device)
+        return feed.batches(
+            self.recipe, self.engine.module, self.next_step, self.share, self.worker, self.groups.shard
+        )
 
     def step(self, stream: Iterator[Batch]) -> tuple[dict[str, float], Committed] | None:
         """The next step, on the next micro-batches of `stream`; metrics and checkpoint where one was due."""
-        values = _step(self.engine, self.recipe, self.options, self.share, stream, self.next_step)
+        values = _step(
+            self.engine, self.recipe, self.options, self.share, self.groups, stream, self.next_step
+        )
         if self.table is not None:
             self.table.add(self.next_step, values)
         self.next_step += 1
@@ -63,14 +77,14 @@ class Run:
         # made up.
         if self.table is not None:
             self.table.write()
-        committed = self.checkpoints.save(self.engine, self.worker, self.next_step, self.options.zero)
+        committed = self.checkpoints.save(self.engine, self.worker, self.groups, self.next_step)
         return {"step": self.next_step, "loss": float(values["loss"])}, committed
 
     def finish(self) -> None:
         """Publish the model directory, and create the record that says that the run is done."""
         if self.table is not None:
             self.table.close()
-        _finish(self.recipe, self.options, self.output, self.engine, self.worker)
+        _finish(self.recipe, self.options, self.output, self.worker, self.checkpoints)
 
 
 def train(
@@ -104,18 +118,18 @@ def _engine(
     options: TrainingOptions,
     share: Share,
     worker: Worker,
+    groups: Groups,
     checkpoints: Checkpoints,
     newest: Committed | None,
 ) -> Any:
     """The sharded module: from the checkpoint, or built and prepared for step 0."""
     seed_everything(options.seed)
-    module = recipe.build(options.seed).train()
+    module = recipe.build(options.seed, groups.shard).train()
     if newest is None:
-        recipe.prepare(module, share, worker.device)
-        return shard(module, options, share, universal=False)
-    require_loadable(newest, options.zero)
-    engine = shard(module, options, share, universal=needs_conversion(newest, worker.world))
-    checkpoints.load(engine, worker, newest)
+        feed.prepare(recipe, module, share, worker, groups.shard)
+        return shard(module, options, share, groups)
+    engine = shard(module, options, share, groups)
+    checkpoints.load(engine, newest)
     return engine
 
 
@@ -124,6 +138,7 @@ def _step(
     recipe: Recipe,
     options: TrainingOptions,
     share: Share,
+    groups: Groups,
     stream: Iterator[Batch],
     step: int,
 ) -> dict[str, torch.Tensor | float]:
@@ -138,13 +153,13 @@ def _step(
     norm, tokens = torch.tensor(float("nan")), 0
     for _ in range(share.accumulation):
         batch = next(stream)
-        tokens += recipe.tokens(batch)
+        tokens += recipe.tokens(batch) if groups.shard.rank == 0 else 0
         outcome = engine(batch)
         engine.backward(outcome.loss)
-        norm = optimiser_step(engine)
+        norm = optimiser_step(engine, groups)
         for name, value in {"loss": outcome.loss, **outcome.metrics}.items():
             sums[name] = sums.get(name, 0) + value.detach().float()
-    means = _over_workers(sums, tokens, share, engine.device)
+    means = _over_workers(sums, tokens, share.accumulation, engine.device)
     seconds = time.perf_counter() - started
     return {
         **means,
@@ -156,23 +171,29 @@ def _step(
 
 
 def _over_workers(
-    sums: Mapping[str, torch.Tensor], tokens: int, share: Share, device: torch.device
+    sums: Mapping[str, torch.Tensor], tokens: int, accumulation: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """Mean of each metric over micro-batches and workers, and the sum of tokens, in one all-reduce."""
     names = sorted(sums)
-    values = [sums[name] / (share.accumulation * share.world) for name in names]
+    values = [sums[name] / (accumulation * dist.get_world_size()) for name in names]
     whole = torch.stack([*values, torch.tensor(float(tokens), device=device)])
     dist.all_reduce(whole)
     return dict(zip([*names, "tokens"], whole, strict=True))
 
 
-def _finish(recipe: Recipe, options: TrainingOptions, output: Location, engine: Any, worker: Worker) -> None:
-    """Gather the weights, publish the model directory, and create the record that says the run is done."""
-    state = whole_state(engine, worker)
+def _finish(
+    recipe: Recipe,
+    options: TrainingOptions,
+    output: Location,
+    worker: Worker,
+    checkpoints: Checkpoints,
+) -> None:
+    """Publish the model directory from the last checkpoint, and create the record that the run is done."""
     peaks: list[Any] = [None] * worker.world
     dist.all_gather_object(peaks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    if state is not None:
-        outputs.publish_model(recipe, state, output)
+    last = checkpoints.newest() if worker.leads else None
+    if last is not None:
+        outputs.publish_model(recipe, checkpoints.stored(last), output)
         outputs.record_end(output, recipe, options, peak_memory_bytes=max(peaks))
     dist.barrier()
 

@@ -10,7 +10,7 @@ from typing import Any
 from engine import ray_session
 from engine.models.errors import ModelError
 from engine.training import output as outputs
-from engine.training.checkpoint import FOLDER, Checkpoints, Committed, require_loadable
+from engine.training.checkpoint import FOLDER, Checkpoints, Committed
 from engine.training.loop import OnCheckpoint, Progress, train
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Recipe
@@ -91,11 +91,9 @@ def report_of(output: Location, first_step: int, *, did_work: bool) -> TrainingR
 
 
 def ready(output: Location, options: TrainingOptions) -> int:
-    """The first step: checks that the run can go on from what is there, and clears what is in the way."""
+    """The first step; clears what is in the way."""
     checkpoints = Checkpoints(output, options.keep)
     newest = checkpoints.newest()
-    if newest is not None:
-        require_loadable(newest, options.zero)
     checkpoints.clean()
     (output / FOLDER).delete(_RAY_SNAPSHOT)
     return newest.step if newest else 0

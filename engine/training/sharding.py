@@ -1,9 +1,11 @@
-"""DeepSpeed in one place: joining the workers, sharding a module with ZeRO, and gathering it again."""
+"""DeepSpeed in one place: joining the workers, grouping them, and sharding a module with ZeRO."""
 
 import logging
 import math
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from engine.models.sae.parallelise import FeatureShard
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Share
 
@@ -39,12 +42,58 @@ class Worker:
         return agree(value, self.device)
 
 
-def agree(value: T, device: torch.device) -> T:
-    """Rank 0's value, on every worker. Collective; a process without a group agrees with itself."""
+def agree(value: T, device: torch.device, group: dist.ProcessGroup | None = None) -> T:
+    """The value of the group's first process, on all of them; a process without a group has its own.
+
+    Collective. group: None for all processes.
+    """
     box = [value]
     if dist.is_initialized():
-        dist.broadcast_object_list(box, src=0, device=device if device.type == "cuda" else None)
+        on = device if device.type == "cuda" else None
+        dist.broadcast_object_list(box, group=group, group_src=0, device=on)
     return box[0]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Who shares features with whom, and who computes further parts of the batch; DeepSpeed's `mpu`.
+
+    Ranks that share features are neighbours, since they have the most to say to each other: ranks
+    0 .. n - 1 hold the first autoencoder, and each of them the same features as ranks n, 2n, ... above.
+    """
+
+    shard: FeatureShard
+    batch_rank: int
+
+    @classmethod
+    def of(cls, worker: Worker, feature_parallel: int) -> "Groups":
+        """The groups of a worker. Collective."""
+        n, n_groups = feature_parallel, worker.world // feature_parallel
+        if n == 1:
+            return cls(FeatureShard(batch_world=n_groups), worker.rank)
+        batch_rank, rank = divmod(worker.rank, n)
+        sharing = [dist.new_group([first + r for r in range(n)]) for first in range(0, n * n_groups, n)]
+        batch = [dist.new_group(list(range(r, n * n_groups, n))) for r in range(n)]
+        shard = FeatureShard(rank, n, sharing[batch_rank], n_groups, batch[rank])
+        return cls(shard, batch_rank)
+
+    def get_model_parallel_rank(self) -> int:
+        return self.shard.rank
+
+    def get_model_parallel_world_size(self) -> int:
+        return self.shard.world
+
+    def get_model_parallel_group(self) -> Any:
+        return self.shard.group
+
+    def get_data_parallel_rank(self) -> int:
+        return self.batch_rank
+
+    def get_data_parallel_world_size(self) -> int:
+        return self.shard.batch_world
+
+    def get_data_parallel_group(self) -> Any:
+        return self.shard.batch_group
 
 
 def join_workers(rank: int, world: int, threads: int) -> Worker:
@@ -76,10 +125,13 @@ def join_workers(rank: int, world: int, threads: int) -> Worker:
     return Worker(rank, world, device)
 
 
-def shard(module: nn.Module, options: TrainingOptions, share: Share, *, universal: bool) -> Any:
-    """The DeepSpeed engine of a module. `universal`: a converted checkpoint is about to be loaded into it."""
+def shard(module: nn.Module, options: TrainingOptions, share: Share, groups: Groups) -> Any:
+    """The DeepSpeed engine of a module."""
     import deepspeed
+    import deepspeed.utils.groups
 
+    # An engine without groups of its own would take those of the one before.
+    deepspeed.utils.groups.mpu = None
     cuda = torch.cuda.is_available()
     optimizer = torch.optim.AdamW(
         parameter_groups(module, options.weight_decay),
@@ -94,6 +146,7 @@ def shard(module: nn.Module, options: TrainingOptions, share: Share, *, universa
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=optimizer,
+        mpu=groups if groups.shard.world > 1 else None,
         config={
             "train_micro_batch_size_per_gpu": share.micro_batch,
             "gradient_accumulation_steps": share.accumulation,
@@ -106,7 +159,6 @@ def shard(module: nn.Module, options: TrainingOptions, share: Share, *, universa
                 "overlap_comm": cuda,
             },
             "torch_autocast": {"enabled": options.precision == "bf16", "dtype": "bfloat16"},
-            "checkpoint": {"load_universal": universal},
             "steps_per_print": 1 << 60,
         },
     )
@@ -130,35 +182,46 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     return [group for group in groups if group["params"]]
 
 
-def optimiser_step(engine: Any) -> torch.Tensor:
+@contextmanager
+def whole_weight(weight: torch.Tensor) -> Iterator[torch.Tensor]:
+    """While inside, a weight that ZeRO-3 shares out is whole; what is written to it is shared out again.
+
+    Collective over the workers that share it.
+    """
+    group = getattr(weight, "ds_process_group", None)
+    if group is None:
+        yield weight
+        return
+    import deepspeed
+
+    first = dist.get_global_rank(group, 0)
+    with deepspeed.zero.GatheredParameters([weight], modifier_rank=first):
+        yield weight
+
+
+def optimiser_step(engine: Any, groups: Groups) -> torch.Tensor:
     """`engine.step()`; the norm of the whole gradient before clipping (scalar, NaN between boundaries)."""
     norm = None
     if engine.is_gradient_accumulation_boundary() and not engine.zero_optimization():
         # Without ZeRO DeepSpeed keeps no norm that can be read, so it is taken before the step spends the
         # gradient.
-        gradients = [weight.grad for weight in engine.module.parameters() if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = _gradient_norm(engine.module, groups.shard)
     engine.step()
     if norm is None:
         norm = engine.get_global_grad_norm()
     return torch.as_tensor(float("nan") if norm is None else norm, dtype=torch.float32, device=engine.device)
 
 
-def whole_state(engine: Any, worker: Worker) -> dict[str, torch.Tensor] | None:
-    """The module's full float32 state as CPU tensors on rank 0, None elsewhere. Collective.
-
-    Weights sharded by ZeRO-3 are gathered one at a time: no worker ever holds the whole model on its device.
-    """
-    import deepspeed
-
-    state: dict[str, torch.Tensor] = {}
-    sharded = engine.zero_optimization_stage() == 3
-    saved = set(engine.module.state_dict())  # leaves out buffers that are not part of the state
-    for name, weight in engine.module.named_parameters(remove_duplicate=False):
-        with deepspeed.zero.GatheredParameters([weight], enabled=sharded):
-            if worker.leads:
-                state[name] = weight.detach().float().cpu().clone()
-    for name, buffer in engine.module.named_buffers():
-        if worker.leads and name in saved:
-            state[name] = buffer.detach().cpu().clone()
-    return state if worker.leads else None
+def _gradient_norm(module: nn.Module, features: FeatureShard) -> torch.Tensor:
+    """Of all weights; those that are whole on every worker count once."""
+    counted = [
+        weight.grad
+        for weight in module.parameters()
+        if weight.grad is not None and (features.rank == 0 or getattr(weight, "model_parallel", False))
+    ]
+    norm = torch.nn.utils.get_total_norm(counted)
+    if features.world == 1:
+        return norm
+    squared = norm.square()
+    dist.all_reduce(squared, group=features.group)
+    return squared.sqrt()

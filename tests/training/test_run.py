@@ -136,9 +136,9 @@ def test_an_uncommitted_checkpoint_is_not_used(uninterrupted: Path, tmp_path: Pa
 def test_a_cut_checkpoint_is_named_when_there_is_no_other(tmp_path: Path) -> None:
     with pytest.raises(Interruption):
         run_training(TinyRecipe(), options(keep=1), Location.of(tmp_path), progress=interrupt_at(7))
-    cut = tmp_path / "checkpoints/step_00000004/mp_rank_00_model_states.pt"
+    cut = tmp_path / "checkpoints/step_00000004/worker_00000.safetensors"
     cut.write_bytes(cut.read_bytes()[:100])
-    with pytest.raises(DamagedDataset, match="step_00000004/mp_rank_00_model_states"):
+    with pytest.raises(DamagedDataset, match="step_00000004/worker_00000"):
         run_training(TinyRecipe(), options(keep=1), Location.of(tmp_path))
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from engine.models.sae.parallelise import ALONE, FeatureShard
 from engine.training.recipe import Batch, Share
 
 
@@ -55,7 +56,7 @@ class TinyRecipe:
     def lineage(self) -> dict[str, Any]:
         return {"width": self.width, "hidden": self.hidden, "dropout": self.dropout}
 
-    def build(self, seed: int) -> nn.Module:
+    def build(self, seed: int, shard: FeatureShard = ALONE) -> nn.Module:
         return TinyModule(self.width, self.hidden, self.dropout)
 
     def prepare(self, module: nn.Module, share: Share, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from engine import models
 from engine.models import geneformer, tahoe
 from engine.models.encoder import Encoder
+from engine.models.sae.parallelise import ALONE, FeatureShard
 from engine.models.tokens import Tokens
 from engine.streaming.statistics import gene_statistics
 from engine.training.prefetch import prefetched
@@ -88,7 +89,9 @@ class EncoderRecipe:
             "balance": [self.balance, str(self.balance_temperature)] if self.balance else None,
         }
 
-    def build(self, seed: int) -> nn.Module:
+    def build(self, seed: int, shard: FeatureShard = ALONE) -> nn.Module:
+        if shard.world > 1:
+            raise InputError("--feature-parallel: an encoder has no features to share out; leave it at 1.")
         module: nn.Module = ARCHITECTURES[self.architecture].TrainingModule(self._encoder(seed))
         return module
 

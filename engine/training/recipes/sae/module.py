@@ -6,11 +6,11 @@ Legend: B tokens of a batch, D width, F features.
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from engine.models import sae
 from engine.models.objective import Loss
+from engine.models.sae.parallelise import fired_anywhere
 from engine.training.recipe import Batch
 from engine.training.schedule import ramp
 
@@ -33,7 +33,7 @@ class KnobSchedule:
         if config.k is not None:
             start = max(config.d_in / 4, config.k)
             k = config.k + (start - config.k) * (1 - ramp(step, self.anneal_steps))
-            objective.k = float(min(round(k), config.d_sae)) if k > config.k else float(config.k)
+            objective.k = float(min(round(k), objective.n_features)) if k > config.k else float(config.k)
         objective.sparsity_coefficient = options.sparsity_coefficient * ramp(
             step + 1, self.sparsity_warmup_steps
         )
@@ -43,8 +43,11 @@ class SparseTraining(nn.Module):
     """The objective on raw activations.
 
     Buffers: mean [D] and scale, which take raw activations to x' = (x - mean) * scale with E||x'||^2 = D;
-    silent_tokens [F], tokens seen by all workers since the feature was last active on any of them.
+    silent_tokens [F], tokens seen by all workers since the feature was last active on any of them. F are the
+    features of this worker.
     """
+
+    per_feature = ("silent_tokens",)
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -55,6 +58,7 @@ class SparseTraining(nn.Module):
     ) -> None:
         super().__init__()
         self.objective = objective
+        self.feature_shard = objective.feature_shard
         self.dead_after_tokens = dead_after_tokens
         self.knobs = knobs or KnobSchedule()
         self.register_buffer("mean", torch.zeros(objective.sae.d_in))
@@ -71,7 +75,7 @@ class SparseTraining(nn.Module):
         dead_F = self.silent_tokens >= self.dead_after_tokens
         self.knobs.apply(self.objective, int(batch["step"]))
         sparse = self.objective(x_BD, dead_F)
-        self._agree(sparse.fired_F, len(x_BD))
+        self._count_silence(sparse.fired_F, len(x_BD))
         # E||x'||^2 is D by construction: a fraction of the variance, comparable across widths and hooks.
         per_variance = 1 / self.objective.sae.d_in
         metrics = {
@@ -83,20 +87,7 @@ class SparseTraining(nn.Module):
         return Loss(sparse.loss * per_variance, metrics)
 
     @torch.no_grad()
-    def _agree(self, fired_F: torch.Tensor, tokens: int) -> None:
-        """What follows the batches, alike on all workers.
-
-        A feature is silent only if it is so on every worker. The threshold of BatchTopK, whose workers choose
-        each from its own tokens, is the workers' mean.
-        """
-        fired = fired_F.to(torch.uint8)
-        world = 1
-        if dist.is_initialized():
-            dist.all_reduce(fired, op=dist.ReduceOp.MAX)
-            world = dist.get_world_size()
-            if "topk_threshold" in self.objective.sae._buffers:
-                threshold = self.objective.sae.topk_threshold
-                dist.all_reduce(threshold)
-                threshold /= world
-        self.silent_tokens += tokens * world
-        self.silent_tokens[fired.bool()] = 0
+    def _count_silence(self, fired_F: torch.Tensor, tokens: int) -> None:
+        """A feature is silent only if it is so on every worker; all workers then count alike."""
+        self.silent_tokens += tokens * self.feature_shard.batch_world
+        self.silent_tokens[fired_anywhere(fired_F, self.feature_shard)] = 0

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from engine.models import sae
+from engine.models.sae.parallelise import ALONE, FeatureShard
 from engine.training.activation_sources import ActivationSource
 from engine.training.recipe import Batch, Share
 from engine.training.recipes.sae import architectures
@@ -70,7 +71,7 @@ class SparseRecipe:
             "init_seed": self.init_seed,
         }
 
-    def build(self, seed: int) -> SparseTraining:
+    def build(self, seed: int, shard: FeatureShard = ALONE) -> SparseTraining:
         config = architectures.config(self.architecture, self.source.width, self.width, self.k)
         options = architectures.objective(
             self.architecture,
@@ -85,6 +86,7 @@ class SparseRecipe:
             options,
             init=architectures.initial(self.architecture),
             seed=seed if self.init_seed is None else self.init_seed,
+            shard=shard,
         )
         knobs = KnobSchedule(anneal_steps=self.anneal_steps, sparsity_warmup_steps=self.sparsity_warmup_steps)
         return SparseTraining(objective, self.dead_after_tokens, knobs)

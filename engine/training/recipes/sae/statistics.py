@@ -33,8 +33,8 @@ def activation_statistics(
         squares += x_BD.square().sum()
     n_tokens = n_batches * share.micro_batch * share.world
     if dist.is_initialized():
-        dist.all_reduce(total_D)
-        dist.all_reduce(squares)
+        dist.all_reduce(total_D, group=share.group)
+        dist.all_reduce(squares, group=share.group)
     # Not before all workers have their sums: the first one's stream may be the source of the others'.
     stream.close()
     mean_D = total_D / n_tokens
