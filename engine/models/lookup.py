@@ -1,7 +1,7 @@
 """Rows of a small table for millions of entries, a piece at a time.
 
-numpy widens all places of a lookup to 64 bits before it begins; for a whole block of cells that is new memory,
-and touching it costs more than the lookup. A piece of it stays in a core's cache.
+numpy widens all places of a lookup to 64 bits before it begins; for a whole block of cells that is new
+memory, and touching it costs more than the lookup. A piece of it stays in a core's cache.
 
 Legend: T entries of all cells.
 """

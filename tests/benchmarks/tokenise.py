@@ -14,14 +14,14 @@ from engine.models.tokens import Tokeniser, Tokens
 from tests.benchmarks.cpu_time import cpu_seconds
 from tests.benchmarks.report import REPOSITORY, Figure, main
 
-ABOUT = """Cells per CPU-second from raw counts to tokens, one thread, on the 2,638 real cells of pbmc3k (849 genes
-a cell). Ours takes them in one block; theirs goes from cell to cell the way the originals do:
+ABOUT = """Cells per CPU-second from raw counts to tokens, one thread, on the 2,638 real cells of pbmc3k
+(849 genes a cell). Ours takes them in one block; theirs goes from cell to cell the way the originals do:
 torch.quantile and bucketize of each cell's counts that are not zero (Tahoe-x1); a row of the normalised
-matrix, an argsort, then the tokens as a list, cropped, and each special token inserted (Geneformer,
-whose dataset maps a function over lists; what the dataset itself costs is left out). Matching genes to
-the vocabulary happens once for a store and is left out on both sides. Tokens are compared: all equal but
-for the order of equal values in Geneformer, which the original leaves to an unstable sort. Best of
-interleaved passes."""
+matrix, an argsort, then the tokens as a list, cropped, and each special token inserted (Geneformer, whose
+dataset maps a function over lists; what the dataset itself costs is left out). Matching genes to the
+vocabulary happens once for a store and is left out on both sides. Tokens are compared: all equal but for
+the order of equal values in Geneformer, which the original leaves to an unstable sort. Best of interleaved
+passes."""
 
 CELLS = REPOSITORY.parent / "shared" / "data" / "pbmc3k.h5ad"
 BLOCK, TARGET = 4_096, 10.0
