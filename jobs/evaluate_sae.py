@@ -50,7 +50,8 @@ class Options(JobOptions):
 def run(options: Options) -> Outcome:
     from engine.interpret.evaluation.baselines import BASELINES
     from engine.interpret.evaluation.inputs import EvaluationInputs
-    from engine.interpret.evaluation.run import EvaluationOptions, evaluate
+    from engine.interpret.evaluation.options import EvaluationOptions
+    from engine.interpret.evaluation.run import evaluate
 
     output = options.output_location
     for flag, least in (("tokens", 0), ("probe_cells", 1), ("downstream_cells", 1), ("frozen_steps", 1)):

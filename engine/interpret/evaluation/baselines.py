@@ -69,7 +69,8 @@ def principal_directions(x_TD: torch.Tensor, mean_D: torch.Tensor, k: int) -> to
     _, vectors_DD = torch.linalg.eigh(centred_TD.T @ centred_TD)
     basis_JD = vectors_DD.T.flip(0)[:k].contiguous()
     largest_J1 = basis_JD.gather(1, basis_JD.abs().argmax(1, keepdim=True))
-    return (basis_JD * largest_J1.sign()).float()
+    directions_JD: torch.Tensor = (basis_JD * largest_J1.sign()).float()
+    return directions_JD
 
 
 def build(

@@ -54,4 +54,5 @@ class CellBins:
         """Bin of each maximum, 0 to 63."""
         log_N = np.log2(peak_N.astype(np.float64))
         place_N = np.floor((log_N - self.low_F[feature_N]) / self.width_F[feature_N]) + 1
-        return np.clip(place_N, 0, BINS - 1).astype(np.int64)
+        bins: Int64 = np.clip(place_N, 0, BINS - 1).astype(np.int64)
+        return bins

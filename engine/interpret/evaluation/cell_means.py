@@ -54,5 +54,5 @@ class CellMeans:
         return (
             np.concatenate(self.cells),
             np.concatenate(self.x_CD),
-            [sparse.vstack(column, format="csr") for column in zip(*self.codes, strict=True)],
+            [sparse.csr_matrix(sparse.vstack(column)) for column in zip(*self.codes, strict=True)],
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ def _with_total(losses: Losses) -> Losses:
     return {TOTAL: np.mean(list(losses.values()), axis=0), **losses}
 
 
-def _row(losses: Losses, name: str, hidden_C: Int64) -> dict[str, float]:
+def _row(losses: Losses, name: str, hidden_C: Int64) -> dict[str, Any]:
     n_hidden = max(int(hidden_C.sum()), 1)
     mean = {key: float(loss_C.sum()) / n_hidden for key, loss_C in losses.items()}
     row = {
@@ -61,7 +62,8 @@ def _row(losses: Losses, name: str, hidden_C: Int64) -> dict[str, float]:
         gap = mean[ablation] - mean[BASE]
         row[f"recovered_{called}"] = (mean[ablation] - mean[name]) / gap if gap else float("nan")
         row[f"gap_z_{called}"] = _standard_errors(losses[ablation] - losses[BASE])
-    return {**row, "n_hidden": n_hidden, "n_cells": int((hidden_C > 0).sum())}
+    reached = bool(np.any(losses[ZERO] != losses[BASE]))
+    return {**row, "reached": reached, "n_hidden": n_hidden, "n_cells": int((hidden_C > 0).sum())}
 
 
 def _standard_errors(gap_C: Float64) -> float:
@@ -75,14 +77,16 @@ def embedding_table(chunks: Sequence[ChunkResult], label_C: Int64 | None, seed: 
 
     cosine: to the cell's own embedding, of embeddings around their mean. accuracy_same_probe: of a probe
     trained on embeddings of other cells as they are; accuracy_own_probe: of one trained on embeddings made in
-    the same way. Both on held-out cells. label_C: -1 for a cell without a label.
+    the same way. Both on held-out cells. reached: whether any replacement there can change the embedding.
+    label_C: -1 for a cell without a label.
     """
     rows = []
     for pool in dict.fromkeys(pool for _, pool in chunks[0].embeddings):
         base_CD = _stacked(chunks, (BASE, pool))
+        reached = not np.array_equal(base_CD, _stacked(chunks, (ZERO, pool)), equal_nan=True)
         for name in dict.fromkeys(name for name, _ in chunks[0].embeddings):
             e_CD = _stacked(chunks, (name, pool))
-            row = {"replacement": name, "pool": pool, "cosine": _cosine(base_CD, e_CD)}
+            row = {"replacement": name, "pool": pool, "reached": reached, "cosine": _cosine(base_CD, e_CD)}
             if label_C is not None:
                 row |= _accuracies(base_CD, e_CD, label_C, seed)
             rows.append(row)

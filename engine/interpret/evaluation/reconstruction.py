@@ -79,7 +79,10 @@ class Reconstruction:
         self.active_VS += other.active_VS
 
     def _by_stratum(self, stratum_T: Int64, value_T: np.ndarray) -> Float64:
-        return np.bincount(stratum_T, weights=value_T, minlength=len(self.tokens_S))
+        sums_S: Float64 = np.bincount(
+            stratum_T, weights=value_T.astype(np.float64), minlength=len(self.tokens_S)
+        ).astype(np.float64)
+        return sums_S
 
     def strata(self, kind: int, group: int | None = None) -> Int64:
         """Rows of S: a kind of token in one group of cells, or in all."""

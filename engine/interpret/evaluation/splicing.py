@@ -59,8 +59,9 @@ def replacements(dictionaries: Mapping[str, Dictionary], mean_D: Tensor) -> dict
 
 
 def _reconstructed(dictionary: Dictionary, x_RD: Tensor) -> Tensor:
-    pieces = x_RD.split(TOKENS_AT_ONCE)
-    return torch.cat([dictionary.explain(x_PD.float()).r_TD for x_PD in pieces]).to(x_RD.dtype)
+    starts = range(0, len(x_RD), TOKENS_AT_ONCE)
+    pieces = [dictionary.explain(x_RD[start : start + TOKENS_AT_ONCE].float()).r_TD for start in starts]
+    return torch.cat(pieces).to(x_RD.dtype)
 
 
 def spliced(replacement: Replacement, rows_R: Tensor) -> Intervention:
@@ -166,27 +167,30 @@ def _summed_losses(
         of_terms = {name: (y_T[hidden_M] - target_M) ** 2 for name, y_T in out.predictions.items()}
     else:
         x_TD = encoder(packed, interventions=interventions).hooks["final"]
-        logits_MV = encoder.gene_logits(x_TD[hidden_M]).float()
+        logits_MV = encoder.gene_logits(x_TD[hidden_M]).float()  # type: ignore[operator]
         of_terms = {"cross_entropy": F.cross_entropy(logits_MV, target_M, reduction="none")}
-    return {
-        name: np.bincount(cell_T[hidden_T], weights=loss_M.double().cpu().numpy(), minlength=n_cells)
-        for name, loss_M in of_terms.items()
-    }
+    losses = {}
+    for name, loss_M in of_terms.items():
+        weights = loss_M.double().cpu().numpy()
+        losses[name] = np.bincount(cell_T[hidden_T], weights, n_cells).astype(np.float64)
+    return losses
 
 
 def embeddings_of(
     encoder: Encoder, tokens: Tokens, hook: str, choices: Mapping[str, Replacement]
 ) -> dict[tuple[str, str], Float32]:
     """Embeddings of the cells as they are, and with the states of all genes replaced."""
-    layer = embedding_layer(encoder, hook)
+    state = layer_hook(embedding_layer(encoder, hook), encoder.n_layers)
+    packed = encoder.packed(tokens)
     rows_R = _rows(encoder.tokeniser.token_classes[tokens.ids_T] == 0, encoder)
     asked: dict[str, Any] = {BASE: None}
     asked |= {name: {hook: spliced(replacement, rows_R)} for name, replacement in choices.items()}
-    return {
-        (name, pool): encoder.embed(tokens, layer, pool, interventions=interventions).cpu().numpy()
-        for name, interventions in asked.items()
-        for pool in dict.fromkeys((encoder.default_pool, "mean"))
-    }
+    embeddings = {}
+    for name, interventions in asked.items():
+        x_TD = encoder(packed, hooks=(state,), interventions=interventions).hooks[state]
+        for pool in dict.fromkeys((encoder.default_pool, "mean")):
+            embeddings[name, pool] = encoder.pooled(x_TD, packed, pool).float().cpu().numpy()
+    return embeddings
 
 
 def embedding_layer(encoder: Encoder, hook: str) -> int:

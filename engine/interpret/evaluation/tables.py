@@ -15,17 +15,19 @@ from engine.interpret import statistics
 from engine.interpret.evaluation.activity import Activity
 from engine.interpret.evaluation.inputs import Groups
 from engine.interpret.evaluation.reconstruction import CLASSES, GENE, Reconstruction
-from engine.interpret.levels import BINS
+from engine.interpret.evaluation.token_pass import MOST_GENES
 from engine.interpret.run import SINGLE_GENE_BITS
-from engine.interpret.runs import Float64, Int64
+from engine.interpret.runs import CountRun, Int64
 
 ULTRA_DENSE = 0.1
 """Share of tokens beyond which a feature fires too often to mean one thing (specs/sae.md section 6)."""
 STRONG_AUROC, SIGNIFICANT_FDR = 0.9, 0.01
 DENSITY_EDGES = np.arange(-8.0, 0.25, 0.25)
 """Of log10(density); the first bin is also for what is rarer."""
+FEWEST_CELLS = 20
 _BLOCK = 2048
 ALL_GROUPS = "all"
+DEPTH = "genes_per_cell"
 
 
 def reconstruction_table(sums: Reconstruction, dictionaries: Sequence[str], groups: Groups) -> pd.DataFrame:
@@ -43,28 +45,35 @@ def reconstruction_table(sums: Reconstruction, dictionaries: Sequence[str], grou
     return table[table["n_tokens"] > 0].reset_index(drop=True)
 
 
-def label_table(activity: Activity, label_cells_L: Int64, labels: Sequence[str]) -> pd.DataFrame:
+def label_table(
+    bins: CountRun, n_levels: int, alive_F: np.ndarray, label_cells_L: Int64, labels: Sequence[str]
+) -> pd.DataFrame:
     """Rows (feature, label) of the features that fire: AUROC of the feature's maxima over cells, p of the
-    rank test, and its false discovery rate over all rows."""
+    rank test, and its false discovery rate over all rows. bins: as `Activity` has them."""
     names = np.asarray(labels, dtype=object)
     parts = []
-    for first in range(0, activity.n_features, _BLOCK):
-        stop = min(first + _BLOCK, activity.n_features)
-        test = statistics.rank_test(activity.bins, first, stop, label_cells_L, BINS)
-        alive = np.flatnonzero(activity.cells_F[first:stop])
-        parts.append(
-            pd.DataFrame(
-                {
-                    "feature": np.repeat(first + alive, len(labels)),
-                    "label": np.tile(names, len(alive)),
-                    "auroc": test.auroc_FL[alive].ravel(),
-                    "p_value": np.where(np.isnan(test.auroc_FL[alive]), 1.0, test.p_FL[alive]).ravel(),
-                    "cells_firing": test.hits_FL[alive].ravel(),
-                }
-            )
-        )
+    for first in range(0, len(alive_F), _BLOCK):
+        stop = min(first + _BLOCK, len(alive_F))
+        test = statistics.rank_test(bins, first, stop, label_cells_L, n_levels)
+        alive = np.flatnonzero(alive_F[first:stop])
+        auroc = test.auroc_FL[alive].ravel()
+        columns = {
+            "feature": np.repeat(first + alive, len(labels)),
+            "label": np.tile(names, len(alive)),
+            "auroc": auroc,
+            "p_value": np.where(np.isnan(auroc), 1.0, test.p_FL[alive].ravel()),
+            "cells_firing": test.hits_FL[alive].ravel(),
+            "cells": np.tile(label_cells_L, len(alive)),
+        }
+        parts.append(pd.DataFrame(columns))
     table = pd.concat(parts, ignore_index=True)
     return table.assign(fdr=statistics.benjamini_hochberg(table["p_value"].to_numpy(np.float64)))
+
+
+def depth_table(depth: CountRun, label_cells_L: Int64, labels: Sequence[str]) -> pd.DataFrame:
+    """The `label_table` of one "feature", the number of genes of a cell: in a cell of more genes every
+    maximum is larger, so an AUROC that this one has as well says nothing about a feature."""
+    return label_table(depth, MOST_GENES, np.ones(1, np.bool_), label_cells_L, labels)
 
 
 def feature_table(
@@ -85,8 +94,9 @@ def feature_table(
 
 
 def best_labels(labels: pd.DataFrame) -> pd.DataFrame:
-    """The label with the highest AUROC of each feature, and by how much it beats the second best."""
-    known = labels[labels["auroc"].notna()]
+    """The label with the highest AUROC of each feature, and by how much it beats the second best; of labels
+    with `FEWEST_CELLS` cells, since among rare ones some reach any AUROC by chance."""
+    known = labels[labels["auroc"].notna() & (labels["cells"] >= FEWEST_CELLS)]
     order = np.lexsort((known["label"], -known["auroc"].to_numpy(), known["feature"]))
     ranked = known.iloc[order]
     rank = ranked.groupby("feature").cumcount()
@@ -134,7 +144,13 @@ def dictionary_row(sums: Reconstruction, number: int, features: pd.DataFrame) ->
     return row | (_label_row(alive, single) if "best_label" in alive else {})
 
 
-def _label_row(alive: pd.DataFrame, single: pd.Series) -> dict[str, float]:
+def depth_row(table: pd.DataFrame) -> dict[str, Any]:
+    """The row of a `depth_table` among the dictionaries."""
+    best = best_labels(table)
+    return {"dictionary": DEPTH, "n_features": 1} | _label_row(best, pd.Series(False, best.index))
+
+
+def _label_row(alive: pd.DataFrame, single: pd.Series) -> dict[str, Any]:
     strong = (alive["best_label_auroc"] > STRONG_AUROC) & (alive["best_label_fdr"] < SIGNIFICANT_FDR)
     return {
         "mean_best_auroc": float(alive["best_label_auroc"].mean()),
@@ -146,5 +162,5 @@ def _label_row(alive: pd.DataFrame, single: pd.Series) -> dict[str, float]:
     }
 
 
-def _mean(values: pd.Series | Float64) -> float:
+def _mean(values: pd.Series) -> float:
     return float(values.mean()) if len(values) else float("nan")

@@ -41,11 +41,22 @@ from engine.interpret.evaluation.tokens import (
 )
 from engine.interpret.features import whole_cell_chunks
 from engine.interpret.passes import Progress
-from engine.interpret.runs import Float32, Float64, Int64, segments
+from engine.interpret.runs import (
+    CountRun,
+    Float32,
+    Float64,
+    Int64,
+    counted,
+    empty_counts,
+    merge_counts,
+    segments,
+)
 
 RETRIES = 3
 IN_FLIGHT_PER_CPU = 2
 TASKS_PER_GPU = 4
+MOST_GENES = 1 << 17
+"""More than any cell has."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +77,14 @@ class PassPlan:
 
 @dataclass
 class TokenState:
-    """What some members add up to. label_cells_L: evaluated cells with a gene, by label."""
+    """What some members add up to. label_cells_L: evaluated cells with a gene, by label. depth: how many of
+    them have how many genes, by label * `MOST_GENES` + genes."""
 
     reconstruction: Reconstruction
     activities: list[Activity]
     means: CellMeans
     label_cells_L: Int64
+    depth: CountRun
     n_cells: int = 0
 
     @classmethod
@@ -84,6 +97,7 @@ class TokenState:
             [Activity.empty(width, len(inputs.genes), inputs.n_labels) for width in widths],
             CellMeans(widths),
             np.zeros(inputs.n_labels, np.int64),
+            empty_counts(),
         )
 
     def merge(self, other: TokenState) -> None:
@@ -93,6 +107,7 @@ class TokenState:
             mine.merge(theirs)
         self.means.merge(other.means)
         self.label_cells_L += other.label_cells_L
+        self.depth = merge_counts([self.depth, other.depth])
         self.n_cells += other.n_cells
 
 
@@ -207,7 +222,10 @@ def _add_codes(
         )
         by_cell.append(codes)
     if label_C is not None and len(cell_C):
-        state.label_cells_L += np.bincount(label_C[label_C >= 0], minlength=inputs.n_labels)
+        known = np.flatnonzero(label_C >= 0)
+        state.label_cells_L += np.bincount(label_C[known], minlength=inputs.n_labels)
+        depth_C = label_C[known] * MOST_GENES + np.minimum(tokens_C[known], MOST_GENES - 1)
+        state.depth = merge_counts([state.depth, counted(depth_C, inputs.n_labels * MOST_GENES)])
         chosen_C = (label_C >= 0) & drawn(plan.seed, PROBED, cell_C, plan.probe_share)
         state.means.add(cell_C, chosen_C, tokens_C, _means(genes.x_TD, starts_C, tokens_C), by_cell)
 
@@ -238,7 +256,8 @@ def _slots(genes: WholeCells, starts_C: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _means(x_TD: torch.Tensor, starts_C: np.ndarray, tokens_C: np.ndarray) -> Float32:
     sums_CD = np.add.reduceat(x_TD.float().numpy(), starts_C, axis=0, dtype=np.float64)
-    return (sums_CD / tokens_C[:, None]).astype(np.float32)
+    means_CD: Float32 = (sums_CD / tokens_C[:, None]).astype(np.float32)
+    return means_CD
 
 
 def _pieces(n_tokens: int) -> Iterator[tuple[int, int]]:

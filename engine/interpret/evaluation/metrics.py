@@ -1,0 +1,108 @@
+"""metrics.json: one row a dictionary with all that was found of it, and how it was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from engine.interpret.evaluation.downstream import TOTAL
+from engine.interpret.evaluation.frozen_decoder import BATCH_TOKENS
+from engine.interpret.evaluation.inputs import EvaluationInputs
+from engine.interpret.evaluation.options import EvaluationOptions
+from engine.interpret.evaluation.probes import SPARSITIES
+
+DEAD_WINDOW = 10_000_000
+"""Tokens after which a silent feature may be called dead (specs/sae.md section 6)."""
+COLUMNS = (
+    "dictionary",
+    "n_features",
+    "fvu",
+    "l0",
+    "dead_share",
+    "ultra_dense_share",
+    "median_density",
+    "single_gene_share",
+    "mean_best_auroc",
+    "mean_best_auroc_many_genes",
+    "mean_label_margin",
+    "strong_label_share",
+    "strong_label_share_many_genes",
+    "labels_with_a_strong_feature",
+    *(f"probe_auroc_{k}" for k in SPARSITIES),
+)
+"""Order of the columns of a row; those of the splicing follow."""
+
+
+def metrics(
+    inputs: EvaluationInputs, options: EvaluationOptions, facts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """metrics.json, from the facts of all stages by name."""
+    seen = facts["tokens"]
+    rows = []
+    for row in seen["rows"]:
+        ordered = {name: row[name] for name in COLUMNS if name in row}
+        rows.append(ordered | _downstream_of(facts.get("downstream"), row["dictionary"]))
+    return {
+        "sae": {
+            "path": inputs.sae_path,
+            "fingerprint": inputs.sae_fingerprint,
+            "architecture": inputs.config.architecture,
+            "d_in": inputs.config.d_in,
+            "d_sae": inputs.config.d_sae,
+            "hook": inputs.hook,
+        },
+        "window": {
+            "gene_tokens": seen["n_gene_tokens"],
+            "cells": seen["n_cells"],
+            "dead_means": f"fires on none of these {seen['n_gene_tokens']:,} gene tokens",
+            "long_enough_for_dead": seen["n_gene_tokens"] >= DEAD_WINDOW,
+            "trained_on_this_cache": inputs.trained_here,
+            "groups": inputs.groups.column,
+            "label": inputs.label.name if inputs.label else None,
+        },
+        "baselines": {
+            "active_features": facts["baselines"]["k"],
+            "frozen_decoder_tokens": options.frozen_steps * BATCH_TOKENS,
+        },
+        "dictionaries": rows,
+        **{name: facts[name] for name in ("downstream", "stability") if name in facts},
+        "reconstruction": seen["reconstruction"],
+        "probing": seen["probing"],
+    }
+
+
+def probe_summary(table: pd.DataFrame, name: str) -> dict[str, float]:
+    """Mean AUROC over labels of one dictionary's sparse probes."""
+    own = table[table["representation"] == name]
+    return {f"probe_auroc_{k}": float(own.loc[own["k"] == str(k), "auroc"].mean()) for k in SPARSITIES}
+
+
+def _downstream_of(facts: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """What the encoder keeps of one dictionary; what a replacement at the hook cannot reach is left out."""
+    if facts is None:
+        return {}
+    row: dict[str, Any] = {}
+    for loss in facts["losses"]:
+        if loss["dictionary"] == name and loss["term"] == TOTAL and loss["reached"]:
+            row |= {f"{kind}_{loss['scope']}": loss[kind] for kind in ("recovered_zero", "recovered_mean")}
+    for found in facts["embeddings"]:
+        if found["replacement"] == name and found["reached"]:
+            row[f"embedding_cosine_{found['pool']}"] = found["cosine"]
+            if "accuracy_same_probe" in found:
+                row[f"label_accuracy_{found['pool']}"] = found["accuracy_same_probe"]
+    return row
+
+
+def as_json(value: Any) -> Any:
+    """Python's own types; numbers that are none (NaN, infinity) become null."""
+    if isinstance(value, Mapping):
+        return {str(name): as_json(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
