@@ -33,6 +33,11 @@ def key_of(fragment: Fragment) -> str:
     return SEPARATOR.join((fragment.kind, fragment.name, str(fragment.start)))
 
 
+def rows(state: Mapping[str, torch.Tensor], name: str, start: int, stop: int) -> torch.Tensor:
+    """Rows start .. stop of a tensor of a model's state; of a stored one only they are read."""
+    return state.rows(name, start, stop) if isinstance(state, StoredState) else state[name][start:stop]
+
+
 class Part(NamedTuple):
     """Elements start .. stop of a tensor, from byte `at` of a file."""
 

@@ -8,11 +8,14 @@ from engine.models.sae.initialise import InitOptions, create, fit_encoder_scale,
 from engine.models.sae.model import SAE
 from engine.models.sae.objective import SparseLoss, TrainingModule, objective
 from engine.models.sae.options import ObjectiveOptions
+from engine.models.sae.parallelise import FeatureShard
+from engine.models.sae.piecewise import export_piecewise
 from engine.models.sae.selection import SparseCodes
 from engine.models.sae.shards import export_shards, load_shards, save_shards
 
 __all__ = [
     "SAE",
+    "FeatureShard",
     "InitOptions",
     "ObjectiveOptions",
     "SAEConfig",
@@ -22,6 +25,7 @@ __all__ = [
     "calibrate_threshold",
     "create",
     "export_form",
+    "export_piecewise",
     "export_shards",
     "fit_encoder_scale",
     "fold_decoder_norm",

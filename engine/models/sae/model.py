@@ -32,6 +32,11 @@ FEATURE_PARAMETERS = {
 }
 
 
+def per_feature_names(architecture: str) -> tuple[str, ...]:
+    """Parameters of an SAE whose rows are features."""
+    return ("W_enc_FD", "W_dec", *FEATURE_PARAMETERS[architecture])
+
+
 class SAE(nn.Module):
     """Encoder and decoder of one sparse autoencoder. Parameter names and shapes are SAELens'.
 
@@ -160,8 +165,13 @@ class SAE(nn.Module):
     def decode_change(self, change_BJ: Tensor, features_J: Tensor, x_BD: Tensor) -> Tensor:
         """What changing the activations of some features changes in the reconstruction of x, float32."""
         r_BO = change_BJ.float() @ self.directions(features_J)
+        scale_B1 = self.token_scale(x_BD)
+        return r_BO if scale_B1 is None else r_BO * scale_B1
+
+    def token_scale(self, x_BD: Tensor) -> Tensor | None:
+        """What each token is divided by before it is encoded, float32 [B, 1]; None where tokens are not."""
         scale_B1, _ = self._normaliser(x_BD)
-        return r_BO if scale_B1 is None else r_BO * scale_B1.float()
+        return None if scale_B1 is None else scale_B1.float()
 
     def decode(self, a_BF: Tensor, x_BD: Tensor | None = None) -> Tensor:
         """Reconstruction from activations, float32 r_BO.

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from engine.models.errors import ModelError
 from engine.models.sae.config import SAEConfig
 from engine.models.sae.initialise import InitOptions, initialise
-from engine.models.sae.model import FEATURE_PARAMETERS, SAE
+from engine.models.sae.model import SAE, per_feature_names
 from engine.models.sae.options import Knobs, ObjectiveOptions, Terms
 from engine.models.sae.parallelise import ALONE, FeatureShard
 from engine.models.sae.penalised import gated_terms, jumprelu_terms, standard_terms
@@ -60,8 +60,7 @@ class TrainingModule(nn.Module):
         self.target_l0 = self.options.target_l0
         self._scratch = Scratch()
         self.feature_shard = shard
-        names = ("W_enc_FD", "W_dec", *FEATURE_PARAMETERS[sae.config.architecture])
-        self.per_feature = tuple(f"sae.{name}" for name in names)
+        self.per_feature = tuple(f"sae.{name}" for name in per_feature_names(sae.config.architecture))
         if shard.world > 1:
             self._mark_parallel()
         if sae.config.architecture == "matryoshka_batchtopk":

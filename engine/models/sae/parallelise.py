@@ -24,15 +24,16 @@ from engine.models.errors import ModelError
 class FeatureShard:
     """Which features a process holds: range `rank` of `world` equal ones.
 
-    group: the processes that hold the other ranges and see the same tokens; None for none. batch_world:
-    groups like this one that compute further parts of a batch. All processes of torch.distributed belong to
-    one of them where world x batch_world > 1.
+    group: the processes that hold the other ranges and see the same tokens. batch_world: groups like this
+    one that compute further parts of a batch; batch_group: the processes that hold the same range in them.
+    A group of None is all processes of torch.distributed, of which there are world x batch_world.
     """
 
     rank: int = 0
     world: int = 1
     group: dist.ProcessGroup | None = None
     batch_world: int = 1
+    batch_group: dist.ProcessGroup | None = None
 
     @property
     def alone(self) -> bool:
@@ -109,6 +110,15 @@ def best_of_all(score_N: Tensor, n_chosen: int) -> Tensor:
     kept_N[order_N] = True
     start = dist.get_rank() * length
     return kept_N[start : start + len(score_N)]
+
+
+def fired_anywhere(fired_F: Tensor, shard: FeatureShard) -> Tensor:
+    """[F] bool: which of this process's features fired on any token of the whole batch."""
+    if shard.batch_world == 1:
+        return fired_F
+    fired = fired_F.to(torch.uint8)
+    dist.all_reduce(fired, op=dist.ReduceOp.MAX, group=shard.batch_group)
+    return fired.bool()
 
 
 def largest(value: Tensor) -> Tensor:

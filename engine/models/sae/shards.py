@@ -56,7 +56,7 @@ def save_shards(sae: SAE, directory: Path | str, n: int) -> None:
     Ranks that hold a range of features each write theirs with `save_shard`; one of them then calls
     `finish_shards`.
     """
-    for start, stop in _ranges(sae.d_sae, n):
+    for start, stop in ranges(sae.d_sae, n):
         save_shard(feature_rows(sae, start, stop), start, directory)
     finish_shards(sae.config, shared_weights(sae), directory)
 
@@ -122,7 +122,7 @@ def load_shards(directory: Path | str, feature_range: tuple[int, int] | None = N
 def reshard(directory: Path | str, output: Path | str, n: int) -> None:
     """Writes the same autoencoder in n pieces; holds one piece of the output at a time."""
     config = read_config(directory)
-    for start, stop in _ranges(config.d_sae, n):
+    for start, stop in ranges(config.d_sae, n):
         weights = load_shards(directory, (start, stop))
         save_shard({name: weights[name] for name in _per_feature(config)}, start, output)
     finish_shards(config, _shared(weights, config), output)
@@ -164,7 +164,8 @@ def _shared(weights: dict[str, Tensor], config: SAEConfig) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if name not in _per_feature(config)}
 
 
-def _ranges(n_features: int, n: int) -> Iterator[tuple[int, int]]:
+def ranges(n_features: int, n: int) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of each of n pieces of nearly equal size."""
     if not 0 < n <= n_features:
         raise ModelError(f"cannot cut {n_features} features into {n} pieces")
     for number in range(n):

@@ -5,7 +5,7 @@ Legend: B tokens of a batch, D width, F features.
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,16 @@ import torch
 from torch import nn
 
 from engine.models import sae
+from engine.models.sae.model import per_feature_names
 from engine.models.sae.parallelise import ALONE, FeatureShard
-from engine.training.activation_sources import ActivationSource
+from engine.training.activation_sources import ActivationSource, TokenBatch
 from engine.training.recipe import Batch, Share
 from engine.training.recipes.sae import architectures
 from engine.training.recipes.sae.architectures import ArchitectureName
 from engine.training.recipes.sae.module import KnobSchedule, SparseTraining
-from engine.training.recipes.sae.statistics import activation_statistics
+from engine.training.recipes.sae.statistics import ActivationStatistics, Wanted, statistics_of
+from engine.training.stored_state import rows
+from storage.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +49,24 @@ class SparseRecipe:
     """Sizes of the nested prefixes; empty for a sixteenth, an eighth, a quarter, a half and the whole."""
     init_seed: int | None = None
     """Seed of the initial weights; None for the run's, which also orders the tokens."""
+    outlier_norm: float = 10.0
+    """Tokens whose norm is above so many medians are left out; 0 keeps all."""
+    gene_residual: bool = False
+    """Train on what is left of an activation without the mean of its gene's activations."""
+    statistics: ActivationStatistics | None = field(default=None, compare=False, repr=False)
+    """Of the source's activations, where they have been measured already."""
 
     def __post_init__(self) -> None:
         architectures.require_buildable(
             self.architecture, width=self.width, k=self.k, matryoshka_widths=self.matryoshka_widths
         )
+        if self.outlier_norm and self.outlier_norm <= 1:
+            raise InputError(f"--outlier-norm {self.outlier_norm}: give more than 1 median norm, or 0.")
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is to be measured before training."""
+        return Wanted(self.outlier_norm, self.gene_residual)
 
     @property
     def actors(self) -> int | None:
@@ -69,12 +85,15 @@ class SparseRecipe:
             "anneal_steps": self.anneal_steps,
             "matryoshka_widths": list(self.matryoshka_widths),
             "init_seed": self.init_seed,
+            "outlier_norm": self.outlier_norm,
+            "gene_residual": self.gene_residual,
         }
 
     def build(self, seed: int, shard: FeatureShard = ALONE) -> SparseTraining:
         config = architectures.config(self.architecture, self.source.width, self.width, self.k)
         options = architectures.objective(
             self.architecture,
+            self.source.width,
             width=self.width,
             k=self.k,
             aux_coefficient=self.aux_coefficient,
@@ -84,42 +103,77 @@ class SparseRecipe:
         objective = sae.objective(
             config,
             options,
-            init=architectures.initial(self.architecture),
+            init=architectures.initial(self.architecture, self.width, self.k),
             seed=seed if self.init_seed is None else self.init_seed,
             shard=shard,
         )
         knobs = KnobSchedule(anneal_steps=self.anneal_steps, sparsity_warmup_steps=self.sparsity_warmup_steps)
-        return SparseTraining(objective, self.dead_after_tokens, knobs)
+        return SparseTraining(
+            objective,
+            self.dead_after_tokens,
+            knobs,
+            n_genes=len(self.source.gene_names()),
+            gene_residual=self.gene_residual,
+        )
 
     def prepare(self, module: nn.Module, share: Share, device: torch.device) -> None:
-        """Mean and scale of the activations, from at least 200,000 tokens drawn as for training."""
+        """Centre, scale and what else is measured, from at least 200,000 tokens drawn as for training."""
         if not isinstance(module, SparseTraining):
             raise TypeError(f"expected the module that build() made, got {type(module).__name__}")
-        mean_D, scale = activation_statistics(self.source, share, device)
-        module.mean.copy_(mean_D)
-        module.scale.fill_(scale)
+        module.measure(
+            self.statistics or statistics_of({self.source: self.wanted}, share, device)[self.source]
+        )
 
     def batches(
         self, module: nn.Module, start_step: int, share: Share, device: torch.device
     ) -> Iterator[Batch]:
         with closing(self.source.batches(start_step, share, device)) as stream:
-            for number, x_BD in zip(count(start_step * share.accumulation), stream, strict=False):
-                yield {"x_BD": x_BD, "step": torch.tensor(number // share.accumulation)}
+            for number, batch in zip(count(start_step * share.accumulation), stream, strict=False):
+                yield batch_of(batch, number // share.accumulation)
 
     def tokens(self, batch: Batch) -> int:
         return len(batch["x_BD"])
 
     def export(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
-        """A SAELens directory that takes raw activations: mean, scale and decoder norms are folded in."""
-        module = self.build(seed=0)
-        module.load_state_dict(dict(state))
-        autoencoder = module.objective.sae
-        dead = int((module.silent_tokens >= self.dead_after_tokens).sum())
-        autoencoder.config.metadata.update(
-            {
-                **self.source.provenance(),
-                "training_architecture": autoencoder.config.architecture,
-                "num_dead_features": dead,
-            }
+        """A SAELens directory that takes raw activations: mean, scale and decoder norms are folded in.
+
+        Piece by piece of the features, on a CPU.
+        """
+        config = architectures.config(self.architecture, self.source.width, self.width, self.k)
+        dead = int((state["silent_tokens"] >= self.dead_after_tokens).sum())
+        metadata = {
+            **self.source.provenance(),
+            "training_architecture": config.architecture,
+            "num_dead_features": dead,
+        }
+
+        def weights(start: int, stop: int) -> dict[str, torch.Tensor]:
+            return piece_of(state, config, start, stop)
+
+        sae.export_piecewise(
+            replace(config, metadata=config.metadata | metadata),
+            weights,
+            state["mean"],
+            float(state["scale"]),
+            directory,
         )
-        sae.save(sae.fold_input_scaling(autoencoder, module.mean, float(module.scale)), directory)
+
+
+def piece_of(
+    state: Mapping[str, torch.Tensor], config: sae.SAEConfig, start: int, stop: int
+) -> dict[str, torch.Tensor]:
+    """Features start .. stop of the autoencoder in a training state, as a state dict of its own."""
+    prefix = "objective.sae."
+    cut = per_feature_names(config.architecture)
+    return {
+        name.removeprefix(prefix): rows(state, name, start, stop)
+        if name.removeprefix(prefix) in cut
+        else state[name]
+        for name in state
+        if name.startswith(prefix)
+    }
+
+
+def batch_of(tokens: TokenBatch, step: int) -> Batch:
+    """What the training module takes."""
+    return {"x_BD": tokens.x_BD, "gene_B": tokens.gene_B, "step": torch.tensor(step)}

@@ -1,0 +1,208 @@
+"""Several processes that share features and batches give what one process gives, ZeRO or not."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from engine.models import sae
+from engine.models.sae.parallelise import ALONE, FeatureShard
+from engine.training.checkpoint import Checkpoints, Committed
+from engine.training.fragments import MOMENTS
+from engine.training.loop import train
+from engine.training.metrics import read_metrics
+from engine.training.options import TrainingOptions
+from engine.training.output import begin
+from engine.training.recipe import Batch, Share
+from engine.training.recipes.sae.module import SparseTraining
+from engine.training.sharding import join_workers
+from engine.training.stored_state import StoredState
+from storage.locations import Location
+
+WORLD, STEPS, BATCH, D, F = 4, 8, 48, 16, 64
+
+
+@dataclass(frozen=True)
+class FixedRecipe:
+    """Trains on the same sparse sums of directions whoever asks; features are dead after a silent batch."""
+
+    architecture: str = "topk"
+    path: str = "sparse"
+    aux_relative: bool = False
+    actors: int = 0
+
+    def lineage(self) -> dict[str, Any]:
+        return {"architecture": self.architecture, "path": self.path, "aux_relative": self.aux_relative}
+
+    def build(self, seed: int, shard: FeatureShard = ALONE) -> nn.Module:
+        chooses = "topk" in self.architecture
+        config = sae.SAEConfig(
+            self.architecture, D, F, k=4 if chooses else None, rescale_acts_by_decoder_norm=chooses
+        )
+        options = sae.ObjectiveOptions(
+            path=self.path,  # type: ignore[arg-type]
+            aux_relative=self.aux_relative,
+            matryoshka_widths=(10, 24),
+            sparsity_coefficient=0.05,
+            sparsity_mode="quadratic",
+            target_l0=4,
+            bandwidth=0.5,
+            pre_act_coefficient=1e-3,
+        )
+        return SparseTraining(sae.objective(config, options, seed=seed, shard=shard), dead_after_tokens=BATCH)
+
+    def prepare(self, module: nn.Module, share: Share, device: torch.device) -> None:
+        assert isinstance(module, SparseTraining)
+        module.mean.fill_(0.25)
+
+    def batches(
+        self, module: nn.Module, start_step: int, share: Share, device: torch.device
+    ) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(1)
+        directions = torch.nn.functional.normalize(torch.randn(20, D, generator=generator), dim=1)
+        codes = torch.rand(STEPS * BATCH, 20, generator=generator) ** 6
+        x_TD = codes @ directions * 4 + 0.25
+        for number, (start, stop) in enumerate(share.ranges(start_step)):
+            yield {"x_BD": x_TD[start:stop], "step": torch.tensor(start_step + number)}
+
+    def tokens(self, batch: Batch) -> int:
+        return len(batch["x_BD"])
+
+    def export(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
+        module = self.build(0)
+        module.load_state_dict(dict(state))
+        assert isinstance(module, SparseTraining)
+        sae.save(module.objective.sae, directory)
+
+
+class Case(NamedTuple):
+    """One training by all processes; `stop`: end it after the checkpoint of that step, as if killed."""
+
+    output: Path
+    recipe: FixedRecipe
+    feature_parallel: int
+    zero: int
+    stop: int | None = None
+
+
+class Killed(Exception):
+    """Raised on every worker at once."""
+
+
+def options(workers: int, feature_parallel: int, zero: int) -> TrainingOptions:
+    return TrainingOptions(
+        steps=STEPS,
+        batch=BATCH,
+        learning_rate=3e-3,
+        clip=0.05,
+        workers=workers,
+        feature_parallel=feature_parallel,
+        zero=zero,  # type: ignore[arg-type]
+        checkpoint_every=4,
+    )
+
+
+def train_case(case: Case, worker: Any) -> None:
+    def kill(metrics: dict[str, float], committed: Committed) -> None:
+        if committed.step == case.stop:
+            raise Killed
+
+    chosen = options(worker.world, case.feature_parallel, case.zero)
+    if worker.leads:
+        begin(Location.of(case.output), case.recipe, chosen, overwrite=False)
+    dist.barrier()
+    try:
+        train(case.recipe, chosen, Location.of(case.output), worker, lambda *_: None, kill)
+    except Killed:
+        assert case.stop is not None
+
+
+def run_rank(rank: int, rendezvous: str, cases: list[Case]) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=WORLD)
+    worker = join_workers(rank, WORLD, 1)
+    for case in cases:
+        train_case(case, worker)
+    dist.destroy_process_group()
+
+
+RECIPES = {
+    "topk": FixedRecipe(),
+    "topk dense": FixedRecipe(path="dense"),
+    "topk relative": FixedRecipe(aux_relative=True),
+    "batchtopk": FixedRecipe("batchtopk"),
+    "matryoshka": FixedRecipe("matryoshka_batchtopk"),
+    "jumprelu": FixedRecipe("jumprelu"),
+    "gated": FixedRecipe("gated"),
+    "standard": FixedRecipe("standard"),
+}
+MATRIX = [(name, n, zero) for name in ("topk", "batchtopk") for n in (1, 2, 4) for zero in range(4)]
+FURTHER = [(name, 2, 1) for name in RECIPES if name not in ("topk", "batchtopk")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case, trained by the same four processes one after the other; and each recipe by this one."""
+    folder = tmp_path_factory.mktemp("feature-parallel")
+    worker = join_workers(0, 1, 1)
+    for name, recipe in RECIPES.items():
+        train_case(Case(folder / name, recipe, 1, 0), worker)
+    cases = [
+        Case(folder / f"{name}-{n}-{zero}", RECIPES[name], n, zero) for name, n, zero in MATRIX + FURTHER
+    ]
+    moved = folder / "moved"
+    cases += [
+        Case(moved, RECIPES["batchtopk"], 4, 1, stop=4),
+        Case(moved, RECIPES["batchtopk"], 2, 3),
+    ]
+    mp.spawn(run_rank, (str(folder / "rendezvous"), cases), nprocs=WORLD)
+    return folder
+
+
+def final_state(output: Path) -> StoredState:
+    checkpoints = Checkpoints(Location.of(output), 2)
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert newest.step == STEPS
+    return checkpoints.stored(newest)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    ours, theirs = final_state(one), final_state(other)
+    assert set(ours) == set(theirs)
+    for name, tensor in theirs.items():
+        if tensor.is_floating_point():
+            assert distance(ours[name], tensor) < 1e-6, name
+        else:
+            assert torch.equal(ours[name], tensor), name  # dead counters
+    for name in ("W_enc_FD", "W_dec", "b_dec"):
+        weight = f"objective.sae.{name}"
+        for kind in MOMENTS:
+            moments = [state.read(kind, weight, 0, state[weight].numel()) for state in (ours, theirs)]
+            assert distance(*moments) < 1e-5, (kind, name)
+    curves = [read_metrics(Location.of(output)) for output in (one, other)]
+    for column, tolerance in (
+        ("loss", 1e-6),
+        ("gradient_norm", 1e-5),
+        ("dead_fraction", 1e-6),
+        ("l0", 1e-6),
+        ("tokens", 0),
+    ):
+        mine, reference = ([row[column] for row in curve.to_pylist()] for curve in curves if curve)
+        assert mine == pytest.approx(reference, rel=tolerance), column
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-12))
+
+
+@pytest.mark.parametrize(("name", "n", "zero"), MATRIX + FURTHER)
+def test_processes_that_share_features_equal_one(folder: Path, name: str, n: int, zero: int) -> None:
+    assert_same(folder / f"{name}-{n}-{zero}", folder / name)
