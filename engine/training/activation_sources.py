@@ -1,32 +1,42 @@
 """Where a sparse autoencoder's training tokens come from: a cache on disk, or encoders that make them.
 
-Legend: B tokens of a batch, Q of a slot (see `engine.training.mixing`), T of both, D width.
+Legend: B tokens of a batch, Q of a slot (see `engine.training.mixing`), T of both, D width, R columns of a
+row (see `engine.training.chunks`).
 """
 
 import math
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from engine import models
-from engine.streaming.inputs import Inputs
-from engine.training.chunks import ITEM_BYTES, Activations, CellChunks, OwnChunks, to_float
+from engine.streaming.inputs import Inputs, ModelFacts
+from engine.training.cached_activations import WINDOW_STEPS, CachedActivations, TokenClass
+from engine.training.chunks import ITEM_BYTES, CellChunks, OwnChunks, TokenBatch, TokenRows
 from engine.training.mixing import mixed
 from engine.training.prefetch import prefetched
 from engine.training.recipe import Share
-from storage.activations import ActivationCache
+from storage.cells import CellStore
 from storage.errors import InputError
 from storage.shuffled_cells import read_cells
 
 if TYPE_CHECKING:
     from engine.training.encoder_pool import PooledChunks
 
-# A batch of whole cells is a few cells' worth of correlated tokens; quality still improves at 32 batches'
-# worth of cells shuffled together (specs/sae.md section 5).
-WINDOW_STEPS = 32
+__all__ = [
+    "WINDOW_STEPS",
+    "ActivationSource",
+    "CachedActivations",
+    "StreamedActivations",
+    "TokenBatch",
+    "TokenClass",
+    "batches_of",
+]
+
 FEWEST_CHUNKS = 2
 # Size of a chunk: large enough to fill packed batches, small enough that a few of them lie in the object
 # store for every encoder, and that little is encoded again when one is lost.
@@ -43,6 +53,14 @@ class ActivationSource(Protocol):
         """D, of the activations."""
 
     @property
+    def hook(self) -> str:
+        """The hook point they are of."""
+
+    @property
+    def n_tokens(self) -> float:
+        """Different tokens that there are to train on, about."""
+
+    @property
     def actors(self) -> int | None:
         """Encoder actors it needs beside the workers, as `engine.training.recipe.Recipe.actors`."""
 
@@ -52,67 +70,34 @@ class ActivationSource(Protocol):
     def provenance(self) -> dict[str, Any]:
         """What a reader of the trained autoencoder wants to know about them."""
 
+    def gene_names(self) -> list[str]:
+        """What the genes of its batches (token ids) are called, specials included."""
+
+    def shuffled_tokens(self, batch: int) -> float:
+        """Tokens that are shuffled together, when an optimiser step takes `batch` of them."""
+
     def batches(
         self, start_step: int, share: Share, device: torch.device
-    ) -> Generator[torch.Tensor, None, None]:
-        """Endless x_BD micro-batches of this worker from `start_step` on, float32 on `device`.
+    ) -> Generator[TokenBatch, None, None]:
+        """Endless micro-batches of this worker from `start_step` on, on `device`.
 
         Collective. Close it when no worker needs its stream any more.
         """
 
 
-@dataclass(frozen=True, kw_only=True)
-class CachedActivations:
-    """Tokens of an activation cache, shuffled over `shards_in_buffer` of its shards at a time."""
+def batches_of(
+    sources: Sequence[ActivationSource], start_step: int, share: Share, device: torch.device
+) -> Generator[dict[ActivationSource, TokenBatch], None, None]:
+    """Micro-batches of several sources at once, each what the source alone would give.
 
-    cache: str
-    dataset_id: str
-    hook: str
-    width: int
-    n_tokens: int
-    shards_in_buffer: int = 4
-
-    @property
-    def actors(self) -> int:
-        """None: every worker reads."""
-        return 0
-
-    @classmethod
-    def plan(cls, cache: str, hook: str | None) -> "CachedActivations":
-        """Of the cache at this path; its only hook unless one is named. Raises InputError."""
-        opened = ActivationCache.open(cache)
-        if hook is None and len(opened.hooks) > 1:
-            raise InputError(f"{cache}: holds the hooks {', '.join(opened.hooks)}; say which with --hook.")
-        chosen = hook or opened.hooks[0]
-        if chosen not in opened.hooks:
-            raise InputError(f"--hook {chosen}: {cache} holds {', '.join(opened.hooks)}.")
-        if opened.n_tokens == 0:
-            raise InputError(f"{cache}: the cache holds no tokens.")
-        return cls(
-            cache=cache, dataset_id=opened.dataset_id, hook=chosen, width=opened.d, n_tokens=opened.n_tokens
-        )
-
-    def lineage(self) -> dict[str, Any]:
-        return {"cache": self.dataset_id, "hook": self.hook, "shards_in_buffer": self.shards_in_buffer}
-
-    def provenance(self) -> dict[str, Any]:
-        metadata = ActivationCache.open(self.cache).metadata
-        return {"hook_name": self.hook, "cache": self.dataset_id, "model": metadata.get("model", "")}
-
-    def batches(
-        self, start_step: int, share: Share, device: torch.device
-    ) -> Generator[torch.Tensor, None, None]:
-        stream = ActivationCache.open(self.cache).batches(
-            self.hook,
-            share.micro_batch,
-            seed=share.seed,
-            start_batch=start_step * share.accumulation,
-            rank=share.rank,
-            world=share.world,
-            shards_in_buffer=self.shards_in_buffer,
-        )
-        for tokens in prefetched(stream):
-            yield tokens.acts.to(device, non_blocking=True).float()
+    What encoders make is made once for all sources that differ in the hook only. Collective.
+    """
+    streams = [_stream(family, start_step, share, device) for family in _families(sources)]
+    with ExitStack() as closing_all:
+        for stream in streams:
+            closing_all.enter_context(closing(stream))
+        for together in zip(*streams, strict=True):
+            yield {source: batch for part in together for source, batch in part.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,12 +174,41 @@ class StreamedActivations:
         }
 
     def provenance(self) -> dict[str, Any]:
-        return {"hook_name": self.hook, "cells": self.dataset_id, "model": self.model_fingerprint}
+        return {
+            "hook_name": self.hook,
+            "cells": self.dataset_id,
+            "model": self.model_fingerprint,
+            "token_class": "gene",
+            "tokens_per_cell": self.tokens_per_cell,
+            "max_tokens": self.max_tokens,
+            "activation_precision": self.precision,
+        }
+
+    @property
+    def n_tokens(self) -> float:
+        return self.n_cells * self.cell_tokens
+
+    def gene_names(self) -> list[str]:
+        names = dict(CellStore.open(self.cells).genes.get("gene_name", {}))
+        known = ModelFacts.read(self.model).tokeniser.gene_ids
+        return [name if isinstance(name := names.get(gene), str) and name else gene for gene in known]
+
+    def shuffled_tokens(self, batch: int) -> float:
+        slot_tokens = self._chunk_tokens(self.chunks(0).size)
+        window = max(FEWEST_CHUNKS, math.ceil(WINDOW_STEPS * batch / slot_tokens))
+        return min(window * slot_tokens, self.n_tokens)
 
     def batches(
         self, start_step: int, share: Share, device: torch.device
-    ) -> Generator[torch.Tensor, None, None]:
-        chunks = self.chunks(share.seed)
+    ) -> Generator[TokenBatch, None, None]:
+        with closing(_at_hooks([self], start_step, share, device)) as stream:
+            for batch in stream:
+                yield batch[self]
+
+    def rows(
+        self, chunks: CellChunks, start_step: int, share: Share, device: torch.device
+    ) -> Generator[TokenRows, None, None]:
+        """rows_BR of this worker's micro-batches, at all hooks of `chunks`."""
         slot_tokens = self._chunk_tokens(chunks.size)
         step_tokens = share.batch // share.world
         first, skip = divmod(start_step * step_tokens, slot_tokens)
@@ -207,19 +221,19 @@ class StreamedActivations:
             entropy=(share.seed, share.rank),
         )
         try:
-            for x_BD in _cut(slots, skip, share.micro_batch):
-                yield to_float(x_BD, device)
+            yield from _cut(slots, skip, share.micro_batch)
         finally:
             pool.close()
 
-    def chunks(self, seed: int) -> CellChunks:
-        """The same whatever the batch and the number of workers, which only deal them out."""
+    def chunks(self, seed: int, hooks: tuple[str, ...] = ()) -> CellChunks:
+        """Of these hooks, by default its own; the same cells whatever the hooks, the batch and the number of
+        workers, which only deal them out."""
         cell_bytes = self.cell_tokens * self.width * ITEM_BYTES[self.precision]
         return CellChunks(
             cells=self.cells,
             n_cells=self.n_cells,
             model=self.model,
-            hook=self.hook,
+            hooks=hooks or (self.hook,),
             width=self.width,
             max_tokens=self.max_tokens,
             tokens_per_cell=self.tokens_per_cell,
@@ -243,14 +257,45 @@ class StreamedActivations:
         return PooledChunks(chunks, share, share.room, first * share.world, device)
 
 
-def _cut(slots: Iterator[Activations], skip: int, size: int) -> Iterator[Activations]:
+def _families(sources: Sequence[ActivationSource]) -> list[list[ActivationSource]]:
+    """The different sources, those together that encoders make in one pass."""
+    families: dict[Any, list[ActivationSource]] = {}
+    for source in dict.fromkeys(sources):
+        alike = replace(source, hook="") if isinstance(source, StreamedActivations) else source
+        families.setdefault(alike, []).append(source)
+    return list(families.values())
+
+
+def _stream(
+    family: Sequence[ActivationSource], start_step: int, share: Share, device: torch.device
+) -> Generator[dict[ActivationSource, TokenBatch], None, None]:
+    if len(family) > 1:
+        yield from _at_hooks(family, start_step, share, device)  # type: ignore[arg-type]
+        return
+    (source,) = family
+    with closing(source.batches(start_step, share, device)) as stream:
+        for batch in stream:
+            yield {source: batch}
+
+
+def _at_hooks(
+    family: Sequence[StreamedActivations], start_step: int, share: Share, device: torch.device
+) -> Generator[dict[ActivationSource, TokenBatch], None, None]:
+    """Micro-batches of sources that differ in the hook only."""
+    chunks = family[0].chunks(share.seed, tuple(source.hook for source in family))
+    with closing(family[0].rows(chunks, start_step, share, device)) as stream:
+        for rows_BR in stream:
+            yield {source: chunks.batch(rows_BR, source.hook, device) for source in family}
+
+
+def _cut(slots: Iterator[TokenRows], skip: int, size: int) -> Iterator[TokenRows]:
     """The tokens of slots, one after the other and less the first `skip`, in pieces of `size`."""
-    rest: Activations | None = None
-    for x_QD in slots:
-        whole_TD = x_QD[skip:] if rest is None else np.concatenate([rest, x_QD])
-        end = len(whole_TD) // size * size
-        yield from (whole_TD[start : start + size] for start in range(0, end, size))
-        rest, skip = whole_TD[end:], 0
+    rest: TokenRows | None = None
+    for rows_QR in slots:
+        whole_TR = rows_QR[skip:] if rest is None else np.concatenate([rest, rows_QR])
+        end = len(whole_TR) // size * size
+        yield from (whole_TR[start : start + size] for start in range(0, end, size))
+        rest, skip = whole_TR[end:], 0
 
 
 def _tokens_per_cell(inputs: Inputs, kept: int) -> float:

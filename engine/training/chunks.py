@@ -38,7 +38,7 @@ GENE_BYTES = 4
 
 
 class TokenBatch(NamedTuple):
-    """Activations x_BD (float32) of some tokens at one hook, and what they are of: gene_B, token ids (int64)."""
+    """Activations x_BD (float32) of some tokens at one hook, and their genes: gene_B, token ids (int64)."""
 
     x_BD: torch.Tensor
     gene_B: torch.Tensor
@@ -87,9 +87,7 @@ class CellChunks:
             x_BD = x_BD.view(torch.bfloat16)
         bits = np.ascontiguousarray(rows_BR[:, len(self.hooks) * self.width :])
         gene_B = torch.from_numpy(bits.view(np.int32)[:, 0].astype(np.int64))
-        return TokenBatch(
-            x_BD.to(device, non_blocking=True).float(), gene_B.to(device, non_blocking=True)
-        )
+        return TokenBatch(x_BD.to(device, non_blocking=True).float(), gene_B.to(device, non_blocking=True))
 
     def chunk(self, number: int) -> Member:
         """Its positions, as a range like any other that is encoded as one."""

@@ -15,7 +15,7 @@ from engine.training.activation_sources import (
     CachedActivations,
     StreamedActivations,
 )
-from engine.training.chunks import ChunkEncoder, to_float
+from engine.training.chunks import ChunkEncoder
 from engine.training.recipe import Share
 from storage.errors import InputError
 
@@ -27,7 +27,7 @@ def share(rank: int = 0, world: int = 1, accumulation: int = 1) -> Share:
 
 
 def micro_batches(source: ActivationSource, of: Share, start_step: int, count: int) -> list[torch.Tensor]:
-    return list(islice(source.batches(start_step, of, CPU), count))
+    return [batch.x_BD for batch in islice(source.batches(start_step, of, CPU), count)]
 
 
 def streamed(cells: str, encoder_directory: Path, tokens_per_cell: int | None = 8) -> StreamedActivations:
@@ -73,8 +73,8 @@ def test_a_batch_mixes_cells_of_the_whole_window(cells: str, encoder_directory: 
     assert window > 2
     seen = {tuple(row) for row in batches.tolist()}
     for number in range(window):
-        made = to_float(encoder.make(number), CPU)
-        assert seen & {tuple(row) for row in made.tolist()}, number
+        made = chunks.batch(encoder.make(number), "resid_post_0", CPU)
+        assert seen & {tuple(row) for row in made.x_BD.tolist()}, number
 
 
 def test_workers_stream_different_cells(cells: str, encoder_directory: Path) -> None:

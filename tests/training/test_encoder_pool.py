@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.models.sae.parallelise import ALONE, FeatureShard
 from engine.training.activation_sources import WINDOW_STEPS, StreamedActivations
 from engine.training.metrics import read_metrics
 from engine.training.options import TrainingOptions
@@ -50,7 +51,10 @@ def test_a_pool_that_loses_an_encoder_makes_what_one_process_makes(
             assert len(encoders) == 2
             os.kill(encoders[0], signal.SIGKILL)
     pooled.close()
-    assert all(torch.equal(one, other) for one, other in zip(alone, batches, strict=False))
+    assert all(
+        torch.equal(one.x_BD, other.x_BD) and torch.equal(one.gene_B, other.gene_B)
+        for one, other in zip(alone, batches, strict=False)
+    )
 
 
 class Witness(nn.Module):
@@ -84,7 +88,7 @@ class WitnessRecipe:
     def lineage(self) -> dict[str, Any]:
         return self.source.lineage()
 
-    def build(self, seed: int) -> nn.Module:
+    def build(self, seed: int, shard: FeatureShard = ALONE) -> nn.Module:
         return Witness()
 
     def prepare(self, module: nn.Module, share: Share, device: torch.device) -> None:
@@ -94,11 +98,11 @@ class WitnessRecipe:
         self, module: nn.Module, start_step: int, share: Share, device: torch.device
     ) -> Iterator[Batch]:
         with closing(self.source.batches(start_step, share, device)) as stream:
-            for step, x_BD in enumerate(stream, start=start_step):
+            for step, batch in enumerate(stream, start=start_step):
                 if share.rank == 1 and step == 6 and not Path(self.kill_once).exists():
                     Path(self.kill_once).touch()
                     os.kill(os.getpid(), signal.SIGKILL)
-                yield {"x_BD": x_BD}
+                yield {"x_BD": batch.x_BD}
 
     def tokens(self, batch: Batch) -> int:
         return len(batch["x_BD"])
@@ -120,7 +124,7 @@ def test_a_killed_training_worker_goes_on_with_the_same_tokens(
     assert table is not None
     shares = [Share(rank, 2, batch=256, accumulation=1, seed=0) for rank in range(2)]
     expected = [
-        float(sum(fingerprint(x_BD) for x_BD in step)) / 2
+        float(sum(fingerprint(batch.x_BD) for batch in step)) / 2
         for step in islice(zip(*(source.batches(0, share, CPU) for share in shares), strict=True), 9)
     ]
     assert table["seen"].to_pylist() == pytest.approx(expected, rel=1e-6)

@@ -45,9 +45,9 @@ def unexplained(acts: torch.Tensor, reconstruction: torch.Tensor) -> float:
 
 
 def test_statistics_centre_and_scale_to_the_width(recipe: SparseRecipe, acts: torch.Tensor) -> None:
-    mean, scale = activation_statistics(recipe.source, Share(0, 1, 500, 1, 0), CPU)
-    assert torch.allclose(mean, acts.mean(0), atol=2e-3)
-    centred = (acts - mean) * scale
+    found = activation_statistics(recipe.source, Share(0, 1, 500, 1, 0), CPU)
+    assert torch.allclose(found.mean_D, acts.mean(0), atol=2e-3)
+    centred = (acts - found.shift_D) * found.scale
     assert centred.square().sum(1).mean().item() == pytest.approx(24, rel=2e-3)
 
 
@@ -77,6 +77,7 @@ def test_features_are_dead_after_a_silence_in_tokens(recipe: SparseRecipe) -> No
     module.objective.sae.b_enc.data[:32] = -1e6  # the first half can never fire
     batch = {
         "x_BD": torch.randn(1000, 24, generator=torch.Generator().manual_seed(0)),
+        "gene_B": torch.zeros(1000, dtype=torch.int64),
         "step": torch.tensor(0),
     }
     dead = [float(module(batch).metrics["dead_fraction"]) for _ in range(6)]

@@ -3,6 +3,7 @@
 Sources: the papers named in `engine.models.sae.topk_family` and `.penalised`; constants as stated there.
 """
 
+from statistics import NormalDist
 from typing import Literal, get_args
 
 from engine.models import sae
@@ -17,15 +18,17 @@ COUNTED = ("topk", "batchtopk", "matryoshka")
 FOLLOWS_BATCHES = ("batchtopk", "matryoshka")
 """Those whose threshold outside of training is fitted at the end."""
 
-# Sparsity penalties in units of the squared error, whose scale (D) the recipe fixes. Standard: Anthropic's
-# April 2024 update, for activations scaled as ours. Gated punishes only the open gates' size, not what
-# they reconstruct with. JumpReLU's quadratic penalty is zero at the target, so its weight only says how
-# tightly the target is kept.
-SPARSITY_COEFFICIENTS = {"standard": 5.0, "gated": 5.0, "jumprelu": 1.0}
-# Weight of the loss that lifts the pre-activations of JumpReLU's dead features (Anthropic, January 2025).
-PRE_ACT_COEFFICIENT = 3e-6
+# Sparsity penalties in units of the squared error, whose scale (D) the recipe fixes. Anthropic's April 2024
+# update, for activations scaled as ours; gated takes the same.
+SPARSITY_COEFFICIENTS = {"standard": 5.0, "gated": 5.0}
+# JumpReLU's penalties per dimension: at its target the quadratic one is zero, so its weight only says how
+# tightly the target is kept; the other lifts the pre-activations of dead features. Measured on activations
+# of width 128 (1024 features, target 16, 300 steps): L0 15.6 and 14 % dead; ten times less of the second
+# leaves 58 % dead, ten times more of the first an L0 of 13.
+JUMPRELU_PER_DIMENSION = 1e-3
 # Decoder rows of architectures that punish activations times decoder norms start small, as SAELens' do.
 PENALISED_NORM = 0.1
+BANDWIDTH = 0.5
 
 
 def config(name: ArchitectureName, d_in: int, width: int, k: int) -> sae.SAEConfig:
@@ -41,12 +44,18 @@ def config(name: ArchitectureName, d_in: int, width: int, k: int) -> sae.SAEConf
     )
 
 
-def initial(name: ArchitectureName) -> sae.InitOptions:
-    return sae.InitOptions(decoder_norm=1.0 if name in COUNTED else PENALISED_NORM)
+def initial(name: ArchitectureName, width: int, k: int) -> sae.InitOptions:
+    """JumpReLU starts near its target: h is about normal, and its thresholds let through k of it."""
+    if name in COUNTED:
+        return sae.InitOptions()
+    if name == "jumprelu":
+        return sae.InitOptions(threshold=NormalDist().inv_cdf(1 - min(k / width, 0.49)))
+    return sae.InitOptions(decoder_norm=PENALISED_NORM)
 
 
 def objective(
     name: ArchitectureName,
+    d_in: int,
     *,
     width: int,
     k: int,
@@ -56,7 +65,7 @@ def objective(
 ) -> sae.ObjectiveOptions:
     """AuxK counts relative to what is left to explain (OpenAI's form)."""
     if sparsity_coefficient is None:
-        sparsity_coefficient = SPARSITY_COEFFICIENTS.get(name, 0.0)
+        sparsity_coefficient = SPARSITY_COEFFICIENTS.get(name, JUMPRELU_PER_DIMENSION * d_in)
     return sae.ObjectiveOptions(
         aux_coefficient=aux_coefficient,
         aux_relative=True,
@@ -64,7 +73,8 @@ def objective(
         sparsity_coefficient=sparsity_coefficient,
         sparsity_mode="quadratic",
         target_l0=float(k),
-        pre_act_coefficient=PRE_ACT_COEFFICIENT if aux_coefficient else None,
+        bandwidth=BANDWIDTH,
+        pre_act_coefficient=JUMPRELU_PER_DIMENSION * d_in if aux_coefficient else None,
     )
 
 

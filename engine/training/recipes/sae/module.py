@@ -12,10 +12,13 @@ from engine.models import sae
 from engine.models.objective import Loss
 from engine.models.sae.parallelise import fired_anywhere
 from engine.training.recipe import Batch
+from engine.training.recipes.sae.statistics import ActivationStatistics
 from engine.training.schedule import ramp
 
 # Terms of the objective that are sums over the dimensions of a token.
 SUMMED = ("mse", "aux", "sparsity", "inner")
+# Massive activations live in a handful of dimensions (arXiv 2605.31518).
+OUTLIER_DIMS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,38 +43,88 @@ class KnobSchedule:
 
 
 class SparseTraining(nn.Module):
-    """The objective on raw activations.
+    """The objective on raw activations, and what was measured of them.
 
     Buffers: mean [D] and scale, which take raw activations to x' = (x - mean) * scale with E||x'||^2 = D;
-    silent_tokens [F], tokens seen by all workers since the feature was last active on any of them. F are the
-    features of this worker.
+    gene_means [G, D] of a gene-residual autoencoder, taken off before; norm_limit, above which a token is an
+    outlier; outliers [G], how many there were of each gene; gamma, median_norm, outlier_dims, about the
+    activations; silent_tokens [F], tokens seen by all workers since the feature was last active on any of
+    them. F are the features of this worker, G the model's token ids.
     """
 
     per_feature = ("silent_tokens",)
 
     mean: torch.Tensor
     scale: torch.Tensor
+    norm_limit: torch.Tensor
+    outliers: torch.Tensor
     silent_tokens: torch.Tensor
+    gene_means: torch.Tensor | None
 
     def __init__(
-        self, objective: sae.TrainingModule, dead_after_tokens: int, knobs: KnobSchedule | None = None
+        self,
+        objective: sae.TrainingModule,
+        dead_after_tokens: int,
+        knobs: KnobSchedule | None = None,
+        *,
+        n_genes: int = 0,
+        gene_residual: bool = False,
     ) -> None:
         super().__init__()
         self.objective = objective
         self.feature_shard = objective.feature_shard
         self.dead_after_tokens = dead_after_tokens
         self.knobs = knobs or KnobSchedule()
-        self.register_buffer("mean", torch.zeros(objective.sae.d_in))
+        d = objective.sae.d_in
+        self.register_buffer("mean", torch.zeros(d))
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("norm_limit", torch.full((), torch.inf))
+        self.register_buffer("gene_means", torch.zeros(n_genes, d) if gene_residual else None)
+        self.register_buffer("outliers", torch.zeros(n_genes, dtype=torch.int64))
+        self.register_buffer("statistics_tokens", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("gamma", torch.zeros(()))
+        self.register_buffer("median_norm", torch.zeros(()))
+        self.register_buffer("outlier_dims", torch.zeros(min(OUTLIER_DIMS, d), dtype=torch.int64))
         self.register_buffer("silent_tokens", torch.zeros(objective.sae.d_sae, dtype=torch.int64))
+
+    @torch.no_grad()
+    def measure(self, found: ActivationStatistics) -> None:
+        """Take over what was measured."""
+        self.mean.copy_(found.shift_D)
+        self.outliers.copy_(found.outliers_G)
+        self.get_buffer("outlier_dims").copy_(
+            found.mean_D.abs().topk(min(OUTLIER_DIMS, len(found.mean_D))).indices
+        )
+        for name in ("scale", "norm_limit", "gamma", "median_norm"):
+            self.get_buffer(name).fill_(getattr(found, name))
+        self.get_buffer("statistics_tokens").fill_(found.n_tokens)
+        if found.gene_means_GD is not None:
+            self.get_buffer("gene_means").copy_(found.gene_means_GD)
+
+    def inputs(self, x_BD: torch.Tensor, gene_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Raw activations -> x'_BD, and which tokens are outliers (B, bool).
+
+        The place of an outlier is taken by another token of the batch, so that all batches are of one size.
+        """
+        outlier_B = x_BD.norm(dim=1) > self.norm_limit
+        if outlier_B.any() and not outlier_B.all():
+            kept = torch.nonzero(~outlier_B)[:, 0]
+            row_B = torch.arange(len(x_BD), device=x_BD.device)
+            n_out = len(x_BD) - len(kept)
+            row_B[outlier_B] = kept[torch.arange(n_out, device=x_BD.device) % len(kept)]
+            x_BD, gene_B = x_BD[row_B], gene_B[row_B]
+        if self.gene_means is not None:
+            x_BD = x_BD - self.gene_means[gene_B]
+        return (x_BD - self.mean) * self.scale, outlier_B
 
     def forward(self, batch: Batch) -> Loss:
         """FVU plus the architecture's penalties, in units of the activations' variance.
 
-        Batch: x_BD, raw; step, the optimiser step it belongs to. Metrics: fvu, l0, mse, aux, sparsity,
-        dead_fraction, k where it is a number of features; Matryoshka adds inner, BatchTopK and it threshold.
+        Batch: x_BD, raw; gene_B, token ids; step, the optimiser step it belongs to. Metrics: fvu, l0, mse,
+        aux, sparsity, dead_fraction, outlier_fraction, k where it is a number of features; Matryoshka adds
+        inner, BatchTopK and it threshold.
         """
-        x_BD = (batch["x_BD"] - self.mean) * self.scale
+        x_BD, outlier_B = self.inputs(batch["x_BD"], batch["gene_B"])
         dead_F = self.silent_tokens >= self.dead_after_tokens
         self.knobs.apply(self.objective, int(batch["step"]))
         sparse = self.objective(x_BD, dead_F)
@@ -82,6 +135,7 @@ class SparseTraining(nn.Module):
             name: value * per_variance if name in SUMMED else value for name, value in sparse.metrics.items()
         }
         metrics["dead_fraction"] = dead_F.float().mean()
+        metrics["outlier_fraction"] = outlier_B.float().mean()
         if self.objective.k:
             metrics["k"] = torch.tensor(self.objective.k, device=x_BD.device)
         return Loss(sparse.loss * per_variance, metrics)
