@@ -29,6 +29,7 @@ from engine.models import Tokens
 from engine.streaming.recipe import Recipe, Workers
 from engine.streaming.replicas import EncoderSpec, load_encoder
 from engine.streaming.run import Encoding, Progress, encode
+from storage.commits import Dataset
 from storage.errors import InputError
 from storage.feature_states import planned_lineage
 from storage.features import FeatureTables
@@ -83,7 +84,8 @@ def steer_cells(
     asked = _as_json(request, inputs, tables)
     design, found = _planned_design(output, asked, overwrite), None
     _require_features(request, inputs)
-    if design is None or inputs.label is not None:
+    complete = design is not None and Dataset.open(output).is_complete
+    if design is None or (inputs.label is not None and not complete):
         with ray_session.connect(workers.address):
             found = _survey_on_ray(inputs, request, recipe)
     if design is None:
