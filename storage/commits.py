@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-from storage.durable_files import Buffer
+from storage.durable_files import Buffer, Content
 from storage.errors import DamagedDataset, InputError, LineageMismatch
 from storage.locations import Location
 from storage.protocol import leases, places
@@ -249,7 +249,7 @@ class MemberWriter:
         self._objects: dict[str, Stored] = {}
         self._committed = dataset.record(plan.key) if dataset.location.exists(record_name(plan.key)) else None
 
-    def put(self, name: str, content: Buffer) -> None:
+    def put(self, name: str, content: Content) -> None:
         """Write one object under its final name, relative to the dataset.
 
         If the member is committed already nothing is written, and other bytes than the committed ones raise

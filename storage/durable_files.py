@@ -16,6 +16,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 Buffer = bytes | bytearray | memoryview
+# One buffer, or several that follow one another: a shard is never copied to be written.
+Content = Buffer | Sequence[Buffer]
+
+
+def in_parts(content: Content) -> Sequence[Buffer]:
+    """The buffers of a content, in order."""
+    return [content] if isinstance(content, Buffer) else content
 
 
 def is_temporary(name: str) -> bool:
@@ -23,7 +30,7 @@ def is_temporary(name: str) -> bool:
     return any(part.startswith(".") and part.endswith(".tmp") for part in name.split("/"))
 
 
-def replace(path: Path, content: Buffer) -> None:
+def replace(path: Path, content: Content) -> None:
     """Give `path` this content: whole file, fsync, name, fsync of the directory."""
     make_directories(path.parent)
     with _written(path, content) as source:
@@ -129,7 +136,7 @@ class _Source:
 
 
 @contextlib.contextmanager
-def _written(path: Path, content: Buffer) -> Iterator[_Source]:
+def _written(path: Path, content: Content) -> Iterator[_Source]:
     """A durable file in the folder of `path` that is gone afterwards unless it was linked or moved."""
     try:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
@@ -147,8 +154,8 @@ def _written(path: Path, content: Buffer) -> Iterator[_Source]:
         yield _Source(Path(f"/proc/self/fd/{descriptor}"), is_unnamed=True)
 
 
-def _write(stream: BinaryIO, content: Buffer) -> None:
-    stream.write(content)
+def _write(stream: BinaryIO, content: Content) -> None:
+    stream.writelines(in_parts(content))
     stream.flush()
     os.fsync(stream.fileno())
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage import durable_files, object_stores
-from storage.durable_files import Buffer
+from storage.durable_files import Buffer, Content
 from storage.errors import DamagedDataset, InputError
 
 # File systems that cannot make hard links report one of these.
@@ -83,7 +83,7 @@ class Location:
                 )
         return parts
 
-    def put(self, name: str, content: Buffer) -> None:
+    def put(self, name: str, content: Content) -> None:
         """Write the object whole, replacing what is there. Durable and visible at once, or not at all."""
         if self.local is not None:
             durable_files.replace(self._path(name), content)

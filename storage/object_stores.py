@@ -20,7 +20,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from storage import retries
-from storage.durable_files import Buffer
+from storage.durable_files import Buffer, Content, in_parts
 from storage.errors import DamagedDataset, InputError, StoreUnavailable
 from storage.retries import until_it_works
 
@@ -75,10 +75,11 @@ def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         raise
 
 
-def put(url: str, content: Buffer) -> None:
+def put(url: str, content: Content) -> None:
     """Write the object whole, replacing what is there."""
     fs, key = _store(url)
-    until_it_works(lambda: fs.pipe_file(key, bytes(content)), f"writing {url}")
+    whole = b"".join(in_parts(content))
+    until_it_works(lambda: fs.pipe_file(key, whole), f"writing {url}")
 
 
 def put_file(url: str, source: Path) -> None:

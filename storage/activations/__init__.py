@@ -149,9 +149,11 @@ class ActivationCache:
         """Seed of the order of tokens within members."""
         return int(self.metadata.get("seed", 0))
 
-    def read(self, hook: str, key: str) -> TokenActivations:
-        """One member at one hook, hash-checked. Raises InputError for an unknown hook, DamagedDataset."""
-        return self._stored(hook, key).tokens()
+    def read(self, hook: str, key: str, *, decoded: bool = True) -> TokenActivations:
+        """One member at one hook, hash-checked; decoded: whether fp8 is made float32. Raises InputError for
+        an unknown hook, DamagedDataset.
+        """
+        return self._stored(hook, key).tokens(decoded)
 
     def _stored(self, hook: str, key: str) -> StoredActivations:
         self._require(hook)
@@ -173,6 +175,7 @@ class ActivationCache:
         rank: int = 0,
         world: int = 1,
         shards_in_buffer: int = 4,
+        decoded: bool = True,
     ) -> Iterator[TokenActivations]:
         """Endless shuffled batches of exactly `batch_tokens` tokens, a function of the arguments alone.
 
@@ -180,7 +183,7 @@ class ActivationCache:
         and cut into batches, which run on from one pool and one pass into the next, so each token is seen
         once a pass. The next pool is read meanwhile: two are in memory. Batch b of worker `rank` is batch
         b * world + rank of this stream: an iterator started at `start_batch` continues exactly where another
-        stopped.
+        stopped. decoded: whether fp8 is made float32.
         """
         self._require(hook)
         order = TokenOrder([int(record.facts["n_tokens"]) for record in self.members], seed, shards_in_buffer)
@@ -192,7 +195,8 @@ class ActivationCache:
             )
             for batch in count(start_batch * world + rank, world):
                 pieces = order.rows(batch * batch_tokens, (batch + 1) * batch_tokens)
-                yield joined([pools.at(number, pool).select(rows) for number, pool, rows in pieces]).tokens()
+                parts = [pools.at(number, pool).select(rows) for number, pool, rows in pieces]
+                yield joined(parts).tokens(decoded)
 
     def _require(self, hook: str) -> None:
         if hook not in self.hooks:

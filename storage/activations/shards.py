@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.activations.fp8 import dequantise
+from storage.durable_files import Buffer
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ class TokenActivations(NamedTuple):
     """Activations of some tokens and where each came from."""
 
     acts: torch.Tensor
-    """`[T, D]`, in the dtype stored; float32 where fp8 is stored."""
+    """`[T, D]`, in the dtype stored; where fp8 is stored float32, or float8_e4m3fn with a `scale`."""
     cell: npt.NDArray[np.uint32]
     """Row of the token's cell in the cell store, `[T]`."""
     gene: npt.NDArray[np.uint32]
@@ -47,6 +48,8 @@ class TokenActivations(NamedTuple):
     """Place of the token in its cell's sequence, special tokens counted, `[T]`."""
     token_class: npt.NDArray[np.uint8]
     """0 gene, 1 cell token (`<cls>`), 2 another special token, `[T]`."""
+    scale: torch.Tensor | None = None
+    """Of fp8 codes that were asked for as they are, `[T]` float32: a token's activations are acts * scale."""
 
 
 class StoredActivations(NamedTuple):
@@ -65,16 +68,19 @@ class StoredActivations(NamedTuple):
     pos: npt.NDArray[np.unsignedinteger[Any]]
     token_class: npt.NDArray[np.uint8]
 
-    def tokens(self) -> TokenActivations:
-        """As tensors; the one place where fp8 becomes numbers."""
+    def tokens(self, decoded: bool = True) -> TokenActivations:
+        """As tensors. fp8 becomes numbers here if `decoded`; else its codes and scales are handed out, for
+        whoever moves them to a GPU and multiplies there.
+        """
         import torch
 
-        if self.precision == FP8:
-            acts = torch.from_numpy(dequantise(self.rows, self.scale))
-        else:
-            dtype, (n, n_bytes) = _torch_types()[self.precision], self.rows.shape
-            acts = torch.from_numpy(self.rows.ravel()).view(dtype).view(n, n_bytes // dtype.itemsize)
-        return TokenActivations(acts, self.cell, self.gene, self.pos, self.token_class)
+        columns = (self.cell, self.gene, self.pos, self.token_class)
+        if self.precision == FP8 and decoded:
+            return TokenActivations(torch.from_numpy(dequantise(self.rows, self.scale)), *columns)
+        dtype, (n, n_bytes) = _torch_types()[self.precision], self.rows.shape
+        acts = torch.from_numpy(self.rows.ravel()).view(dtype).view(n, n_bytes // dtype.itemsize)
+        scale = torch.from_numpy(self.scale) if self.precision == FP8 else None
+        return TokenActivations(acts, *columns, scale)
 
     def select(self, rows: npt.NDArray[np.int64]) -> StoredActivations:
         """The given rows, in the order given."""
@@ -101,8 +107,10 @@ def encode_shard(
     token_class: npt.NDArray[Any],
     metadata: Mapping[str, str],
     scale: npt.NDArray[np.float32] | None = None,
-) -> bytes:
+) -> list[Buffer]:
     """One shard object; the same arguments give the same bytes. `acts` `[T, D]`, the others `[T]`.
+
+    Its parts are views of the arguments where these lie in memory as they do on disk.
 
     fp8 comes with its `scale` (`fp8.quantise`). We write the header ourselves because the safetensors library
     orders metadata differently in every process.
@@ -138,8 +146,7 @@ def encode_shard(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(_LENGTH_BYTES + len(text)) % _ALIGNMENT)
     length = len(text).to_bytes(_LENGTH_BYTES, "little")
-    # NumPy arrays are buffers: joining copies each once, straight into the object.
-    return b"".join([length, text, *(tensor.data for *_, tensor in tensors if tensor.size)])
+    return [length, text, *(tensor.data.cast("B") for *_, tensor in tensors if tensor.size)]
 
 
 def header_bytes(read: Callable[[int, int], bytes]) -> int:

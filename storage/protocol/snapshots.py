@@ -17,7 +17,7 @@ import numpy.typing as npt
 import xxhash
 
 from storage import durable_files
-from storage.durable_files import Buffer
+from storage.durable_files import Buffer, Content, in_parts
 from storage.errors import DamagedDataset, InputError
 from storage.locations import Location
 
@@ -37,8 +37,9 @@ class Stored:
     xxh3: str
 
     @classmethod
-    def of(cls, content: Buffer) -> Stored:
-        return cls(memoryview(content).nbytes, hash_of(content))
+    def of(cls, content: Content) -> Stored:
+        parts = in_parts(content)
+        return cls(sum(memoryview(part).nbytes for part in parts), hash_of(*parts))
 
     def as_json(self) -> dict[str, Any]:
         return {"size": self.size, "xxh3": self.xxh3}
@@ -225,9 +226,12 @@ def canonical(value: Any) -> bytes:
     ).encode()
 
 
-def hash_of(content: Buffer) -> str:
-    """xxh3-128 as 32 hex digits."""
-    return xxhash.xxh3_128_hexdigest(content)
+def hash_of(*parts: Buffer) -> str:
+    """xxh3-128 of all parts together, as 32 hex digits."""
+    running = xxhash.xxh3_128()
+    for part in parts:
+        running.update(part)
+    return running.hexdigest()
 
 
 def seal(body: Mapping[str, Any]) -> bytes:

@@ -27,7 +27,8 @@ from tests.benchmarks.report import Figure, main
 ABOUT = """An activation cache of width 512 against raw files of the same bytes. Writing: encoding, hash and
 durable commit of every shard, against write and fsync. Reading, page cache warm: whole members with their
 hash checked, and shuffled batches of 4,096 tokens as tensors while the next pool of shards is read, against
-reading each file whole. MB are bytes on disk; batches of fp8 are made float32, four times as many. Wall clock
+reading each file whole. fp8 is handed out as it is stored, codes and scales, which is what travels to a GPU;
+read as float32 it is compared with reading float32 files of as many numbers. MB are bytes on disk. Wall clock
 where the disk or a second thread counts, CPU time elsewhere; best of interleaved passes."""
 
 WIDTH, BATCH, TARGET = 512, 4_096, 0.8
@@ -76,7 +77,7 @@ def write_raw(place: Path, contents: list[bytes]) -> None:
 
 def batches(cache: ActivationCache, n_tokens: int) -> None:
     seen = 0
-    stream = cache.batches(HOOK, BATCH, seed=0, shards_in_buffer=2)
+    stream = cache.batches(HOOK, BATCH, seed=0, shards_in_buffer=2, decoded=False)
     for tokens in islice(stream, n_tokens // BATCH):
         seen += len(tokens.acts)
     stream.close()
@@ -84,9 +85,9 @@ def batches(cache: ActivationCache, n_tokens: int) -> None:
         raise RuntimeError(f"{seen} tokens of {n_tokens}")
 
 
-def read_members(cache: ActivationCache) -> None:
+def read_members(cache: ActivationCache, decoded: bool = False) -> None:
     for member in cache.members:
-        tokens: TokenActivations = cache.read(HOOK, member.key)
+        tokens: TokenActivations = cache.read(HOOK, member.key, decoded=decoded)
         if tokens.acts.shape[1] != WIDTH:
             raise RuntimeError(f"width {tokens.acts.shape[1]}")
 
@@ -117,7 +118,7 @@ def figure(
 
 def of_precision(scratch: Path, precision: str, n_shards: int, n_tokens: int, passes: int) -> list[Figure]:
     parts = shards(n_shards, n_tokens, precision)
-    contents = [encode_shard(*part) for part in parts]
+    contents = [b"".join(encode_shard(*part)) for part in parts]
     size = sum(map(len, contents)) / 1e6
     writing = best(
         passes,
@@ -147,6 +148,21 @@ def of_precision(scratch: Path, precision: str, n_shards: int, n_tokens: int, pa
     ]
 
 
+def decoding(scratch: Path, n_shards: int, n_tokens: int, passes: int) -> Figure:
+    """Members of the fp8 cache as float32, against float32 files of as many numbers."""
+    cache = ActivationCache.open(str(scratch / "fp8-cache-0"))
+    numbers = np.random.default_rng(0).random((n_tokens, WIDTH), np.float32)
+    write_raw(scratch / "fp32-raw", [numbers.data.cast("B")])
+
+    def read_float32(_: int) -> None:
+        for _ in range(n_shards):
+            (scratch / "fp32-raw" / "0").read_bytes()
+
+    least = best(2 * passes, lambda _: read_members(cache, decoded=True), read_float32)
+    size = n_shards * numbers.nbytes / 1e6
+    return figure("fp8: read members as float32", least, 1, size, None, "reading float32 files whole")
+
+
 def quantising(n_tokens: int, passes: int) -> Figure:
     acts = torch.randn(n_tokens, WIDTH)
     least = best(passes, lambda number: quantise(acts), lambda number: acts.bfloat16())
@@ -162,7 +178,7 @@ def measure(scratch: Path, smoke: bool) -> list[Figure]:
     figures = []
     for precision in ("bf16", "fp8"):
         figures += of_precision(scratch, precision, n_shards, n_tokens, passes)
-    return [*figures, quantising(n_tokens, passes)]
+    return [*figures, decoding(scratch, n_shards, n_tokens, passes), quantising(n_tokens, passes)]
 
 
 if __name__ == "__main__":

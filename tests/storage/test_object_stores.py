@@ -12,8 +12,8 @@ from storage.locations import Location
 from tests.storage.faulty_store import FaultyStore
 from tests.storage.small_datasets import write_all
 
-# A throttling, flaky, slow store: more trouble than any real one makes for long. A fifth of all requests fails;
-# with twice that, one call of the driver in a hundred would fail ten times running, and so would this test.
+# A throttling, flaky, slow store: more trouble than any real one makes for long. A fifth of all requests
+# fails; with twice that one call of the driver in a hundred would fail ten times running, and so this test.
 TROUBLE = {"SlowDown": 0.1, "InternalError": 0.02, "reset": 0.02, "lost": 0.04, "cut": 0.02, "slow": 0.05}
 
 

@@ -20,6 +20,7 @@ from engine.streaming.packing import token_positions
 from engine.streaming.products.product import Source
 from storage import activations
 from storage.commits import Dataset, MemberPlan, Snapshot
+from storage.durable_files import Content
 
 # What activations are gathered in; fp8 is made of float32 when the member is complete.
 GATHERED_AS = {
@@ -157,7 +158,7 @@ class ActivationCollector:
 
         return place
 
-    def objects(self) -> Iterator[tuple[str, bytes]]:
+    def objects(self) -> Iterator[tuple[str, Content]]:
         kept = self.kept
         class_N = self.encoder.tokeniser.token_classes[kept.gene_N].astype(np.uint8)
         for hook in self.product.hooks:

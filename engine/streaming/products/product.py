@@ -12,6 +12,7 @@ from engine.models import Encoder, PackedTokens, Tokeniser, Tokens
 from engine.streaming.members import Member
 from storage.cells import CellStore
 from storage.commits import Dataset, MemberPlan, Snapshot
+from storage.durable_files import Content
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Collector(Protocol):
         A GPU is not waited for: what is returned waits, and puts the batch's results in their place.
         """
 
-    def objects(self) -> Iterator[tuple[str, bytes]]:
+    def objects(self) -> Iterator[tuple[str, Content]]:
         """(name, content) of every object of the member; memory of one object is free once the next is
         asked for.
         """

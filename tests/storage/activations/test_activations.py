@@ -33,7 +33,7 @@ def shard(number: int, hook: str, dtype: torch.dtype = torch.bfloat16) -> TokenA
 
 
 def encode(tokens: TokenActivations, hook: str) -> bytes:
-    return activations.encode_shard(*tokens, {"model": "abc", "hook": hook, "seed": "7"})
+    return b"".join(activations.encode_shard(*tokens[:5], {"model": "abc", "hook": hook, "seed": "7"}))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def write(place: Location) -> ActivationCache:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("n", [0, 1, 20])
 def test_a_shard_opens_with_safetensors(dtype: torch.dtype, n: int, tmp_path: Path) -> None:
-    tokens = TokenActivations(*(column[:n] for column in shard(3, HOOKS[0], dtype)))
+    tokens = TokenActivations(*(column[:n] for column in shard(3, HOOKS[0], dtype)[:5]))
     content = encode(tokens, "resid_post_0")
     stored = load_safetensors(content)
     assert stored["acts"].dtype == dtype
@@ -83,8 +83,8 @@ def test_a_shard_opens_with_safetensors(dtype: torch.dtype, n: int, tmp_path: Pa
 
 def test_shards_are_deterministic_and_aligned() -> None:
     tokens = shard(0, HOOKS[0])
-    one = activations.encode_shard(*tokens, {"a": "1", "b": "2"})
-    assert one == activations.encode_shard(*tokens, {"b": "2", "a": "1"})
+    one = b"".join(activations.encode_shard(*tokens[:5], {"a": "1", "b": "2"}))
+    assert one == b"".join(activations.encode_shard(*tokens[:5], {"b": "2", "a": "1"}))
     assert (8 + int.from_bytes(one[:8], "little")) % 64 == 0
     header = json.loads(one[8 : 8 + int.from_bytes(one[:8], "little")])
     assert header["acts"]["data_offsets"][0] == 0
@@ -107,10 +107,15 @@ def test_fp8_keeps_each_value_to_a_sixteenth(width: int) -> None:
     acts[5, 0] = 1e4 * acts[5].abs().max()  # one massive dimension
     codes, scale = activations.quantise(acts)
     column = np.arange(n)
-    content = activations.encode_shard(codes, column, column, column, column % 3, {}, scale)
+    content = b"".join(activations.encode_shard(codes, column, column, column, column % 3, {}, scale))
     stored = load_safetensors(content)
     assert stored["acts"].dtype == torch.float8_e4m3fn
-    found = activations.decode_shard(np.frombuffer(bytearray(content), np.uint8))[0].tokens()
+    shard_in_memory = activations.decode_shard(np.frombuffer(bytearray(content), np.uint8))[0]
+    as_stored = shard_in_memory.tokens(decoded=False)
+    assert torch.equal(as_stored.acts.view(torch.uint8), stored["acts"].view(torch.uint8))
+    assert torch.equal(as_stored.scale, stored["scale"])
+    found = shard_in_memory.tokens()
+    assert found.scale is None
     assert torch.equal(found.acts, stored["acts"].float() * stored["scale"][:, None])
     assert found.token_class.tolist() == (column % 3).tolist()
     largest = acts.abs().amax(1, keepdim=True)
@@ -121,7 +126,7 @@ def test_fp8_keeps_each_value_to_a_sixteenth(width: int) -> None:
 def test_fp8_says_when_a_token_is_no_number() -> None:
     codes, scale = activations.quantise(torch.tensor([[1.0, float("inf")], [1.0, 2.0]]))
     column = np.arange(2)
-    content = activations.encode_shard(codes, column, column, column, column, {}, scale)
+    content = b"".join(activations.encode_shard(codes, column, column, column, column, {}, scale))
     acts = activations.decode_shard(np.frombuffer(bytearray(content), np.uint8))[0].tokens().acts
     assert acts[0].isnan().all()
     assert acts[1].tolist() == [1.0, 2.0]
