@@ -127,7 +127,7 @@ def run(options: Options) -> Outcome:
 def _request(options: Options) -> "Request":
     """What is asked, as far as it can be checked without opening anything."""
     from engine.interpret.steering.edits import Unit, parse_edits
-    from engine.interpret.steering.run import Request
+    from engine.interpret.steering.run import Request, SurveyRequest
 
     for flag, value in (
         ("survey-cells", options.survey_cells),
@@ -147,9 +147,7 @@ def _request(options: Options) -> "Request":
         targets=None if options.targets is None else comma_separated(options.targets),
         n_targets=options.target_genes,
         on_genes=None if options.on_genes is None else comma_separated(options.on_genes),
-        survey_cells=options.survey_cells,
-        layer=options.layer,
-        pool=options.pool,
+        survey=SurveyRequest(options.survey_cells, options.layer, options.pool),
     )
 
 

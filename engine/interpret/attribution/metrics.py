@@ -75,11 +75,11 @@ class Metric:
         """ModelError unless this encoder has what the metric reads."""
         if self.kind == "direction":
             return encoder.require_pool(self.pool)
-        heads = _heads(encoder)
-        if not heads:
+        offered = heads(encoder)
+        if not offered:
             raise ModelError("this encoder has no head, so it predicts nothing to attribute")
-        if self.kind == "gene" and self.head not in heads:
-            raise ModelError(f"head {self.head!r}: this encoder predicts {', '.join(heads)}")
+        if self.kind == "gene" and self.head not in offered:
+            raise ModelError(f"head {self.head!r}: this encoder predicts {', '.join(offered)}")
         return None
 
     def batch(self, encoder: Encoder, tokens: Tokens, cells: npt.NDArray[np.int64]) -> Batch:
@@ -128,7 +128,8 @@ class Metric:
                 interventions=interventions,
             ).predictions
             if self.kind == "gene":
-                return predicted[self.head][rows_M]
+                gene_T: Tensor = predicted[self.head]
+                return gene_T[rows_M]
             errors = [(y_T[rows_M] - batch.value_T[rows_M]).square() for y_T in predicted.values()]
             return torch.stack(errors).mean(dim=0)
         if not isinstance(encoder, GeneformerEncoder):
@@ -145,9 +146,9 @@ class Metric:
         if self.kind == "direction":
             return np.zeros(tokens.n_tokens, bool)
         if self.kind == "gene":
-            return tokens.ids_T == self.gene
+            return np.asarray(tokens.ids_T == self.gene)
         share, first = _training_mask(encoder)
-        hidden_T = encoder.tokeniser.token_classes[tokens.ids_T] == 0
+        hidden_T: npt.NDArray[np.bool_] = encoder.tokeniser.token_classes[tokens.ids_T] == 0
         hidden_T &= tokens.position_T >= first
         for cell, start, stop in zip(cells, tokens.offsets[:-1], tokens.offsets[1:], strict=True):
             maskable = np.flatnonzero(hidden_T[start:stop])
@@ -167,7 +168,8 @@ def _training_mask(encoder: Encoder) -> tuple[float, int]:
     return GENEFORMER_HIDDEN, 0
 
 
-def _heads(encoder: Encoder) -> tuple[str, ...]:
+def heads(encoder: Encoder) -> tuple[Head, ...]:
+    """What an encoder predicts of a gene that is hidden from it."""
     if isinstance(encoder, TahoeEncoder):
         return ("expression", "mvc") if encoder.cell_head is not None else ("expression",)
     return ("logit",) if isinstance(encoder, GeneformerEncoder) and encoder.head is not None else ()

@@ -88,8 +88,8 @@ def _batches(
 
 @dataclass(frozen=True)
 class Attribution:
-    """features: `scores.attribution_table`. agreement: with exact ablation. value: mean of the metric over the
-    n_cells cells that have it."""
+    """features: `scores.attribution_table`. agreement: with exact ablation. value: mean of the metric over
+    the n_cells cells that have it."""
 
     features: pd.DataFrame
     agreement: dict[str, object]

@@ -88,8 +88,8 @@ def attribution_table(scores: Scores, checked: Checked, *, seed: int) -> pd.Data
     changes in the metric, as a mean over the cells that have it.
 
     effect, low, high: by attribution patching, with its 95% normal interval over cells. integrated: by
-    integrated gradients, NaN where not asked. exact, exact_low, exact_high: by ablation, with its 95% bootstrap
-    interval over cells, NaN where not asked.
+    integrated gradients, NaN where not asked. exact, exact_low, exact_high: by ablation, with its 95%
+    bootstrap interval over cells, NaN where not asked.
     """
     fired = np.array(scores.strongest(len(scores.sum_F)), dtype=np.int64)
     n_cells = max(scores.n_cells, 1)

@@ -40,12 +40,21 @@ SURVEY_BLOCKS = 16
 
 
 @dataclass(frozen=True)
+class SurveyRequest:
+    """How many cells are looked at, and the layer and pool of their embeddings (None: the model's own)."""
+
+    cells: int = 512
+    layer: int | None = None
+    pool: str | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """What is asked of a steering run; with cells, model and autoencoder it decides the design.
 
     separately: every edit is an experiment of its own; else all are made together. targets, on_genes: gene
     ids or symbols; without targets the `n_targets` genes that the edited features fire on most are taken.
-    on_genes: edits reach tokens of these genes only; None for all. survey_cells: cells looked at for units,
+    on_genes: edits reach tokens of these genes only; None for all. survey: the look at some cells for units,
     controls and label directions.
     """
 
@@ -59,9 +68,7 @@ class Request:
     targets: tuple[str, ...] | None = None
     n_targets: int = 10
     on_genes: tuple[str, ...] | None = None
-    survey_cells: int = 512
-    layer: int | None = None
-    pool: str | None = None
+    survey: SurveyRequest = field(default_factory=SurveyRequest)
 
 
 def steer_cells(
@@ -87,7 +94,7 @@ def steer_cells(
     complete = design is not None and Dataset.open(output).is_complete
     if design is None or (inputs.label is not None and not complete):
         with ray_session.connect(workers.address):
-            found = _survey_on_ray(inputs, request, recipe)
+            found = survey_on_ray(inputs, request.survey, recipe)
     if design is None:
         if found is None:
             raise AssertionError("without a design there was a survey")
@@ -184,11 +191,12 @@ def _design(inputs: EncodedInputs, request: Request, activity: Activity, seed: i
         token_ids=None if request.on_genes is None else token_ids(inputs, request.on_genes, "on-genes"),
     )
     model = inputs.stream.model
-    layer, pool = model.layer(request.layer), request.pool or model.default_pool
+    layer, pool = model.layer(request.survey.layer), request.survey.pool or model.default_pool
     return Design(inputs.hook, request.mode, layer, pool, seed, experiments, variants)
 
 
-def _survey_on_ray(inputs: EncodedInputs, request: Request, recipe: Recipe) -> Survey:
+def survey_on_ray(inputs: EncodedInputs, request: SurveyRequest, recipe: Recipe) -> Survey:
+    """`survey_store` where an encoder has room. Called inside a Ray session."""
     import ray
 
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
@@ -197,13 +205,13 @@ def _survey_on_ray(inputs: EncodedInputs, request: Request, recipe: Recipe) -> S
     return found
 
 
-def survey_store(inputs: EncodedInputs, request: Request, recipe: Recipe, device: str) -> Survey:
+def survey_store(inputs: EncodedInputs, request: SurveyRequest, recipe: Recipe, device: str) -> Survey:
     """Surveys cells from all over the store."""
     model = inputs.stream.model
     encoder = load_encoder(EncoderSpec(model.path, recipe.precision, recipe.batch_tokens, 1, device))
     sae = autoencoder(inputs.sae_path, inputs.sae_fingerprint, device)
     tokenise = inputs.stream.tokeniser(recipe.max_tokens, recipe.seed)
-    spans = survey_spans(inputs.n_cells, request.survey_cells)
+    spans = survey_spans(inputs.n_cells, request.cells)
     tokens = Tokens.concatenate([tokenise.tokens(inputs.store.read(*span)) for span in spans])
     rows = np.concatenate([np.arange(*span) for span in spans])
     label = inputs.label
