@@ -17,7 +17,6 @@ import numpy as np
 from engine.interpret.evaluation.cell_bins import CellBins
 from engine.interpret.evaluation.dictionaries import Activations
 from engine.interpret.features import NO_LABEL
-from engine.interpret.levels import BINS
 from engine.interpret.runs import (
     CountRun,
     Float32,
@@ -65,14 +64,14 @@ def unit_of(peak: float) -> float:
 @dataclass
 class Activity:
     """tokens_F, cells_F: gene tokens and cells in which a feature fires. units: by feature * n_genes + gene,
-    its summed activation there. bins: by (feature * n_labels + label) * 64 + bin, cells."""
+    its summed activation there. levels: by (feature * n_labels + label) * n_levels + level, cells."""
 
     n_genes: int
     n_labels: int
     tokens_F: Int64
     cells_F: Int64
     units: CountRun
-    bins: CountRun
+    levels: CountRun
 
     @classmethod
     def empty(cls, n_features: int, n_genes: int, n_labels: int) -> Activity:
@@ -101,9 +100,10 @@ class Activity:
         label_P = label_C[codes.slot_P]
         known = np.flatnonzero(label_P != NO_LABEL)
         feature_P, peak_P = codes.feature_P[known], codes.peak_P[known]
-        key_P = (feature_P * self.n_labels + label_P[known]) * BINS + bins(feature_P, peak_P)
-        n_keys = self.n_features * self.n_labels * BINS
-        self.bins = merge_counts([self.bins, counted(key_P, n_keys)])
+        pair_P = feature_P * self.n_labels + label_P[known]
+        key_P = pair_P * bins.n_levels + bins(feature_P, peak_P)
+        n_keys = self.n_features * self.n_labels * bins.n_levels
+        self.levels = merge_counts([self.levels, counted(key_P, n_keys)])
 
     def _gene_units(self, fired: Activations, gene_T: Int64, unit: float) -> CountRun:
         key_N = fired.feature_N * np.int64(self.n_genes) + gene_T[fired.token_N]
@@ -118,7 +118,7 @@ class Activity:
         self.tokens_F += other.tokens_F
         self.cells_F += other.cells_F
         self.units = merge_counts([self.units, other.units])
-        self.bins = merge_counts([self.bins, other.bins])
+        self.levels = merge_counts([self.levels, other.levels])
 
     def gene_entropy(self) -> np.ndarray:
         """Entropy in bits of each feature's activation over genes, float64 [F]; NaN where it never fires."""

@@ -30,7 +30,6 @@ from engine.interpret.evaluation.reconstruction import GENE
 from engine.interpret.evaluation.splicing import ChunkResult, run_chunk
 from engine.interpret.evaluation.token_pass import RETRIES, TokenState, look, plan_pass
 from engine.interpret.evaluation.tokens import calibration_cells, members_with_cells, tokens_in
-from engine.interpret.levels import BINS
 from engine.interpret.passes import Progress
 from engine.models import sae
 from engine.streaming.draws import token_draws
@@ -110,7 +109,7 @@ class Stages:
             seed=options.seed,
         )
         state, peak = look(inputs, plan, parts, self.report)
-        objects, facts = token_tables(inputs, state, names)
+        objects, facts = token_tables(inputs, state, names, [bins.n_levels for bins in plan.bins])
         probed = _probe(inputs, state, names, found.k, options.seed)
         facts["probing"] = None
         if probed is not None:
@@ -200,16 +199,19 @@ def _build_baselines(
 
 
 def token_tables(
-    inputs: EvaluationInputs, state: TokenState, names: Sequence[str]
+    inputs: EvaluationInputs, state: TokenState, names: Sequence[str], n_levels: Sequence[int]
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Parquet objects of the pass, and its facts: a row of the summary for every dictionary."""
+    """Parquet objects of the pass, and its facts: a row of the summary for every dictionary. n_levels: of the
+    maxima of each."""
     sums = state.reconstruction
     n_tokens = int(sums.tokens_S[sums.strata(GENE)].sum())
     features, labels = {}, {}
-    for name, activity in zip(names, state.activities, strict=True):
+    for name, activity, levels in zip(names, state.activities, n_levels, strict=True):
         if inputs.label is not None:
             alive_F = activity.cells_F > 0
-            found = tables.label_table(activity.bins, BINS, alive_F, state.label_cells_L, inputs.label.labels)
+            found = tables.label_table(
+                activity.levels, levels, alive_F, state.label_cells_L, inputs.label.labels
+            )
             labels[name] = found
         features[name] = tables.feature_table(activity, n_tokens, state.n_cells, labels.get(name))
     rows: list[dict[str, Any]] = [

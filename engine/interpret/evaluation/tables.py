@@ -46,15 +46,15 @@ def reconstruction_table(sums: Reconstruction, dictionaries: Sequence[str], grou
 
 
 def label_table(
-    bins: CountRun, n_levels: int, alive_F: np.ndarray, label_cells_L: Int64, labels: Sequence[str]
+    levels: CountRun, n_levels: int, alive_F: np.ndarray, label_cells_L: Int64, labels: Sequence[str]
 ) -> pd.DataFrame:
     """Rows (feature, label) of the features that fire: AUROC of the feature's maxima over cells, p of the
-    rank test, and its false discovery rate over all rows. bins: as `Activity` has them."""
+    rank test, and its false discovery rate over all rows. levels: as `Activity` has them."""
     names = np.asarray(labels, dtype=object)
     parts = []
     for first in range(0, len(alive_F), _BLOCK):
         stop = min(first + _BLOCK, len(alive_F))
-        test = statistics.rank_test(bins, first, stop, label_cells_L, n_levels)
+        test = statistics.rank_test(levels, first, stop, label_cells_L, n_levels)
         alive = np.flatnonzero(alive_F[first:stop])
         auroc = test.auroc_FL[alive].ravel()
         columns = {

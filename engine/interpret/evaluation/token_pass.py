@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from engine.interpret.evaluation.activity import Activity, CellCodes, cell_codes, unit_of
-from engine.interpret.evaluation.cell_bins import CellBins
+from engine.interpret.evaluation.cell_bins import EXACT_UP_TO, CellBins
 from engine.interpret.evaluation.cell_means import CellMeans
 from engine.interpret.evaluation.dictionaries import (
     TOKENS_AT_ONCE,
@@ -123,9 +123,12 @@ def plan_pass(
 ) -> PassPlan:
     """Ranges and units from the calibration cells."""
     bins, units = [], []
+    n_cells = inputs.n_cells * min(share, 1.0)
     for dictionary in dictionaries:
         codes = _codes_by_cell(dictionary, calibration)[1]
-        bins.append(CellBins.of_sample(codes.feature_P, codes.peak_P, dictionary.n_features))
+        exact = n_cells * dictionary.n_features <= EXACT_UP_TO
+        of_sample = CellBins.of_sample(codes.feature_P, codes.peak_P, dictionary.n_features)
+        bins.append(CellBins() if exact else of_sample)
         units.append(unit_of(float(codes.peak_P.max(initial=0.0))))
     labelled = max(len(inputs.labelled()) * min(share, 1.0), 1.0)
     probe_share = probe_cells / labelled
