@@ -1,0 +1,71 @@
+"""What a training step really allocates: live tensors counted, and the peak above them while it runs."""
+
+import gc
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from engine.models import sae
+from engine.training.options import TrainingOptions
+from engine.training.recipe import Share
+from engine.training.sharding import Groups, Worker, optimiser_step, shard
+
+
+class Objective(nn.Module):
+    """An autoencoder's objective as the loop calls one, with a tenth of the features dead."""
+
+    def __init__(self, objective: sae.TrainingModule) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> sae.SparseLoss:
+        dead_F = torch.arange(self.objective.sae.d_sae) % 10 == 0
+        found: sae.SparseLoss = self.objective(batch["x_BD"], dead_F)
+        return found
+
+
+def step_bytes(config: sae.SAEConfig, options: TrainingOptions, worker: Worker) -> int:
+    """Most bytes of tensors alive at once in the third step of a training."""
+    before = _live()
+    groups = Groups.of(worker, options.feature_parallel)
+    share = Share(groups.batch_rank, groups.shard.batch_world, options.batch, options.accumulation, 0)
+    objective = sae.objective(config, sae.ObjectiveOptions(sparsity_coefficient=0.01), shard=groups.shard)
+    engine = shard(Objective(objective), options, share, groups)
+    x_BD = torch.randn(share.micro_batch, config.d_in)
+
+    def step() -> None:
+        found = engine({"x_BD": x_BD})
+        engine.backward(found.loss)
+        optimiser_step(engine, groups)
+
+    for _ in range(2):
+        step()
+    return _live() - before + _peak(step)
+
+
+def _live() -> int:
+    """Bytes of the storages of all tensors there are."""
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), torch.Tensor):
+            for tensor in (thing, thing.grad if thing.is_leaf else None):
+                if tensor is not None:
+                    storage = tensor.untyped_storage()
+                    storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _peak(work: Callable[[], None]) -> int:
+    """Most bytes that were allocated and not yet freed again at any moment of `work`."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    alive = peak = 0
+    for event in events:
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
