@@ -193,7 +193,7 @@ def _finish(
     dist.all_gather_object(peaks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     last = checkpoints.newest() if worker.leads else None
     if last is not None:
-        outputs.publish_model(recipe, checkpoints.stored(last), output)
+        outputs.publish_model(recipe, checkpoints.stored(last), output, options)
         outputs.record_end(output, recipe, options, peak_memory_bytes=max(peaks))
     dist.barrier()
 

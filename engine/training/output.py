@@ -59,9 +59,11 @@ def plan_of(recipe: Recipe, options: TrainingOptions) -> dict[str, Any]:
     return plan_body("training", lineage, [])
 
 
-def publish_model(recipe: Recipe, state: Mapping[str, torch.Tensor], output: Location) -> None:
+def publish_model(
+    recipe: Recipe, state: Mapping[str, torch.Tensor], output: Location, options: TrainingOptions
+) -> None:
     """Write the model directory files into `output`, all of them or none visible."""
-    publish(lambda directory: recipe.export(state, directory), str(output))
+    publish(lambda directory: recipe.export(state, directory, options), str(output))
 
 
 def record_end(output: Location, recipe: Recipe, options: TrainingOptions, *, peak_memory_bytes: int) -> None:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from engine.models.sae.parallelise import ALONE, FeatureShard
+from engine.training.options import TrainingOptions
 from engine.training.room import Room
 
 Batch = dict[str, torch.Tensor]
@@ -101,5 +102,8 @@ class Recipe(Protocol):
     def tokens(self, batch: Batch) -> int:
         """Tokens of one micro-batch, for the throughput."""
 
-    def export(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
-        """Write the model directory from the whole float32 state of the training module (CPU tensors)."""
+    def export(self, state: Mapping[str, torch.Tensor], directory: Path, options: TrainingOptions) -> None:
+        """Write the model directory from the whole float32 state of the training module (CPU tensors).
+
+        `options`: of the run whose end it is. For one process, which may read further examples.
+        """

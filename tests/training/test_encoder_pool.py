@@ -107,7 +107,7 @@ class WitnessRecipe:
     def tokens(self, batch: Batch) -> int:
         return len(batch["x_BD"])
 
-    def export(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
+    def export(self, state: Mapping[str, torch.Tensor], directory: Path, options: TrainingOptions) -> None:
         (directory / "config.json").write_text(json.dumps({"weight": float(state["weight"])}))
 
 

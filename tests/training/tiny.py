@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine.models.sae.parallelise import ALONE, FeatureShard
+from engine.training.options import TrainingOptions
 from engine.training.recipe import Batch, Share
 
 
@@ -84,7 +85,7 @@ class TinyRecipe:
     def tokens(self, batch: Batch) -> int:
         return len(batch["x"])
 
-    def export(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
+    def export(self, state: Mapping[str, torch.Tensor], directory: Path, options: TrainingOptions) -> None:
         module = TinyModule(self.width, self.hidden, self.dropout)
         module.load_state_dict(dict(state))
         save_file(

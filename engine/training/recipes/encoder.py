@@ -19,6 +19,7 @@ from engine.models.encoder import Encoder
 from engine.models.sae.parallelise import ALONE, FeatureShard
 from engine.models.tokens import Tokens
 from engine.streaming.statistics import gene_statistics
+from engine.training.options import TrainingOptions
 from engine.training.prefetch import prefetched
 from engine.training.recipe import Batch, Share
 from storage.cells import CellStore
@@ -112,7 +113,7 @@ class EncoderRecipe:
     def tokens(self, batch: Batch) -> int:
         return len(batch["ids_T"])
 
-    def export(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
+    def export(self, state: Mapping[str, torch.Tensor], directory: Path, options: TrainingOptions) -> None:
         module = self.build(seed=0)
         module.load_state_dict(dict(state))
         models.save(module.encoder, directory)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from engine.models import sae
 from engine.models.objective import Loss
 from engine.models.sae.parallelise import fired_anywhere
 from engine.training.recipe import Batch
-from engine.training.recipes.sae.statistics import ActivationStatistics
+from engine.training.recipes.sae.statistics import NO_LIMIT, ActivationStatistics
 from engine.training.schedule import ramp
 
 # Terms of the objective that are sums over the dimensions of a token.
@@ -78,7 +78,7 @@ class SparseTraining(nn.Module):
         d = objective.sae.d_in
         self.register_buffer("mean", torch.zeros(d))
         self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("norm_limit", torch.full((), torch.inf))
+        self.register_buffer("norm_limit", torch.full((), NO_LIMIT))
         self.register_buffer("gene_means", torch.zeros(n_genes, d) if gene_residual else None)
         self.register_buffer("outliers", torch.zeros(n_genes, dtype=torch.int64))
         self.register_buffer("statistics_tokens", torch.zeros((), dtype=torch.int64))

@@ -3,9 +3,10 @@
 Legend: B tokens of a batch, D width, F features.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,19 @@ import torch
 from torch import nn
 
 from engine.models import sae
-from engine.models.sae.model import per_feature_names
+from engine.models.sae.gene_means import save_gene_means
 from engine.models.sae.parallelise import ALONE, FeatureShard
 from engine.training.activation_sources import ActivationSource, TokenBatch
+from engine.training.options import TrainingOptions
 from engine.training.recipe import Batch, Share
 from engine.training.recipes.sae import architectures
 from engine.training.recipes.sae.architectures import ArchitectureName
+from engine.training.recipes.sae.finish import provenance, settle
 from engine.training.recipes.sae.module import KnobSchedule, SparseTraining
 from engine.training.recipes.sae.statistics import ActivationStatistics, Wanted, statistics_of
-from engine.training.stored_state import rows
 from storage.errors import InputError
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,46 +138,49 @@ class SparseRecipe:
     def tokens(self, batch: Batch) -> int:
         return len(batch["x_BD"])
 
-    def export(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
+    def export(self, state: Mapping[str, torch.Tensor], directory: Path, options: TrainingOptions) -> None:
         """A SAELens directory that takes raw activations: mean, scale and decoder norms are folded in.
 
-        Piece by piece of the features, on a CPU.
+        Thresholds are fitted, and FVU and L0 measured, on held-out tokens. Beside it lie the means of genes
+        where those have to be taken off first.
         """
-        config = architectures.config(self.architecture, self.source.width, self.width, self.k)
-        dead = int((state["silent_tokens"] >= self.dead_after_tokens).sum())
+        module = self.build(seed=0)
+        module.load_state_dict(dict(state))
+        autoencoder = module.objective.sae
         metadata = {
-            **self.source.provenance(),
-            "training_architecture": config.architecture,
-            "num_dead_features": dead,
+            **provenance(module, self.source, options),
+            **settle(module, self.source, options),
+            "init_seed": options.seed if self.init_seed is None else self.init_seed,
+            "outlier_norm": self.outlier_norm,
         }
-
-        def weights(start: int, stop: int) -> dict[str, torch.Tensor]:
-            return piece_of(state, config, start, stop)
-
-        sae.export_piecewise(
-            replace(config, metadata=config.metadata | metadata),
-            weights,
-            state["mean"],
-            float(state["scale"]),
-            directory,
-        )
-
-
-def piece_of(
-    state: Mapping[str, torch.Tensor], config: sae.SAEConfig, start: int, stop: int
-) -> dict[str, torch.Tensor]:
-    """Features start .. stop of the autoencoder in a training state, as a state dict of its own."""
-    prefix = "objective.sae."
-    cut = per_feature_names(config.architecture)
-    return {
-        name.removeprefix(prefix): rows(state, name, start, stop)
-        if name.removeprefix(prefix) in cut
-        else state[name]
-        for name in state
-        if name.startswith(prefix)
-    }
+        autoencoder.config.metadata.update(metadata)
+        if module.gene_means is not None:
+            save_gene_means(module.gene_means, directory)
+        sae.save(sae.fold_input_scaling(autoencoder, module.mean, float(module.scale)), directory)
 
 
 def batch_of(tokens: TokenBatch, step: int) -> Batch:
     """What the training module takes."""
     return {"x_BD": tokens.x_BD, "gene_B": tokens.gene_B, "step": torch.tensor(step)}
+
+
+def _warn(hook: str, found: ActivationStatistics) -> None:
+    """What one should know of the activations before hours are spent on them."""
+    if found.gamma > 1:
+        LOG.warning(
+            "%s: the mean of the activations is %.1f times their spread (mostly in dimensions %s); it is "
+            "taken off and folded into the autoencoder.",
+            hook,
+            found.gamma,
+            ", ".join(map(str, found.mean_D.abs().topk(min(3, len(found.mean_D))).indices.tolist())),
+        )
+    if n := int(found.outliers_G.sum()):
+        LOG.warning(
+            "%s: %d of %d tokens have more than %.1f, many times the median norm of %.1f; such tokens are "
+            "left out, their genes are listed in cfg.json.",
+            hook,
+            n,
+            found.n_tokens + n,
+            found.norm_limit,
+            found.median_norm,
+        )

@@ -23,6 +23,8 @@ GENE_TOKENS = 2_000_000
 PROBE_TOKENS = 16_384
 # A gene's mean counts as so many tokens of the overall mean too: a gene seen once has no mean of its own.
 PRIOR_TOKENS = 8
+# Of norms: finite, so that it can be compared and written as any number.
+NO_LIMIT = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +33,8 @@ class ActivationStatistics:
 
     mean_D, sigma_D: of each dimension. shift_D and scale: x' = (x - shift) * scale is centred with an RMS
     norm of sqrt(D), or with gene_means_GD x' = (x - its gene's mean - shift) * scale. median_norm: of all
-    tokens looked at first. norm_limit: above it a token is an outlier; inf for none. outliers_G: outlying
-    tokens of each gene.
+    tokens looked at first. norm_limit: above it a token is an outlier; NO_LIMIT for none. outliers_G: how many
+    of each gene are.
     """
 
     n_tokens: int
@@ -114,7 +116,7 @@ class _Sums:
         device: torch.device,
     ) -> None:
         self.median_norm = _median_norm(probe, share)
-        self.norm_limit = wanted.outlier_norm * self.median_norm if wanted.outlier_norm else math.inf
+        self.norm_limit = wanted.outlier_norm * self.median_norm if wanted.outlier_norm else NO_LIMIT
         n_genes, d = len(source.gene_names()), source.width
         self.n = torch.zeros((), dtype=torch.float64, device=device)
         self.total_D = torch.zeros(d, dtype=torch.float64, device=device)
