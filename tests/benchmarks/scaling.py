@@ -25,13 +25,13 @@ from tests.chaos.namespaces import NamespaceCluster, why_not
 from tests.streaming.in_process import encode_here
 
 ABOUT = """The `cache` stream on synthetic cells and random Tahoe-x1 encoders, one thread each.
-Efficiency: how many times the cells/s of one encoder (or of one machine made of namespaces, one CPU each) two
-of them reach, over how many times those of one plain process two plain processes reach that run the same
-stages at the same time: virtual cores share what they are made of. Of the second half of the members, when all
-encoders have started; wall time, interleaved, best of the repeats.
-Cost: CPU-seconds of the driver, Ray's processes and the encoder together, from the first commit to the last;
-what was spent before is reported as start-up. Cells of 100 genes and the smallest encoder, so that what is
-not encoding shows.
+Efficiency: how many times the cells/s of one encoder (or of one machine made of namespaces, one CPU each)
+two of them reach, over how many times those of one plain process two plain processes reach that run the
+same stages at the same time: virtual cores share what they are made of. Of the second half of the members,
+when all encoders have started; wall time, interleaved, best of the repeats.
+Cost: CPU-seconds of the driver, Ray's processes and the encoder together, from the first commit to the
+last; what was spent before is reported as start-up. Cells of 100 genes and the smallest encoder, so that
+what is not encoding shows.
 Ray's share: that cost against the same stages called one after the other in one process. It is paid per
 member; per cell it is given for a member as `cache` makes them, 256 cells of 1,024 tokens."""
 
