@@ -89,7 +89,7 @@ def steer_cells(
     Raises InputError before anything is written when a feature, gene or table does not fit.
     """
     asked = _as_json(request, inputs, tables)
-    design, found = _planned_design(output, asked, overwrite), None
+    design, found = None if overwrite else planned_design(output, asked), None
     _require_features(request, inputs)
     complete = design is not None and Dataset.open(output).is_complete
     if design is None or (inputs.label is not None and not complete):
@@ -99,7 +99,7 @@ def steer_cells(
         if found is None:
             raise AssertionError("without a design there was a survey")
         activity = found.activity if tables is None else TabledActivity(tables, inputs.n_features)
-        design = _design(inputs, request, activity, recipe.seed)
+        design = design_of(inputs, request, activity, recipe.seed)
     directions_LD = np.zeros((0, inputs.stream.model.d_model), np.float32)
     if found is not None and inputs.label is not None:
         directions_LD = label_directions(found)
@@ -149,9 +149,9 @@ def _as_json(request: Request, inputs: EncodedInputs, tables: FeatureTables | No
     return plain
 
 
-def _planned_design(output: Location, asked: Mapping[str, Any], overwrite: bool) -> Design | None:
+def planned_design(output: Location, asked: Mapping[str, Any]) -> Design | None:
     """The design of a run that was begun for the same request: a survey elsewhere may differ in last bits."""
-    planned = None if overwrite else planned_lineage(output)
+    planned = planned_lineage(output)
     if planned is None or KIND not in planned or planned[KIND]["request"] != asked:
         return None
     return Design.from_json(planned[KIND]["design"])
@@ -168,7 +168,7 @@ def _require_features(request: Request, inputs: EncodedInputs) -> None:
         token_ids(inputs, names or (), flag)
 
 
-def _design(inputs: EncodedInputs, request: Request, activity: Activity, seed: int) -> Design:
+def design_of(inputs: EncodedInputs, request: Request, activity: Activity, seed: int) -> Design:
     groups = [(edit,) for edit in request.edits] if request.separately else [request.edits]
     experiments = tuple(
         Experiment(
