@@ -41,8 +41,9 @@ class Options(JobOptions):
     """Cells that sparse probes are trained and tested on."""
     downstream_cells: int = 512
     """With --model: cells that go through the encoder."""
-    frozen_steps: int = 500
-    """Steps of 2,048 tokens the frozen decoder's encoder is trained for; give it what the autoencoder got."""
+    frozen_steps: int | None = None
+    """Steps of 2,048 tokens the frozen decoder's encoder is trained for. Default: for as many tokens as the
+    autoencoder was, but no more than two million."""
     baselines: str = "random_sae,frozen_decoder,pca,neurons"
     """Leave some out where they cost too much: the two autoencoders are as wide as the evaluated one."""
 
@@ -50,13 +51,13 @@ class Options(JobOptions):
 def run(options: Options) -> Outcome:
     from engine.interpret.evaluation.baselines import BASELINES
     from engine.interpret.evaluation.inputs import EvaluationInputs
-    from engine.interpret.evaluation.options import EvaluationOptions
+    from engine.interpret.evaluation.options import EvaluationOptions, default_frozen_steps
     from engine.interpret.evaluation.run import evaluate
 
     output = options.output_location
     for flag, least in (("tokens", 0), ("probe_cells", 1), ("downstream_cells", 1), ("frozen_steps", 1)):
         value = getattr(options, flag)
-        if value < least:
+        if value is not None and value < least:
             raise InputError(f"--{flag.replace('_', '-')} is {value}; it must be at least {least}.")
     asked = comma_separated(options.baselines)
     unknown = sorted(set(asked) - set(BASELINES))
@@ -76,7 +77,7 @@ def run(options: Options) -> Outcome:
     warnings = []
     if inputs.trained_here:
         warnings.append(
-            "the autoencoder was trained on this cache: its numbers are not of held-out tokens. Evaluate it "
+            "the autoencoder was trained on these cells: its numbers are not of held-out tokens. Evaluate it "
             "on a cache of other cells"
         )
         print(f"warning: {warnings[0]}", file=sys.stderr)
@@ -86,7 +87,7 @@ def run(options: Options) -> Outcome:
             tokens=options.tokens or None,
             probe_cells=options.probe_cells,
             downstream_cells=options.downstream_cells,
-            frozen_steps=options.frozen_steps,
+            frozen_steps=options.frozen_steps or default_frozen_steps(inputs.config.metadata),
             seed=options.seed,
             baselines=tuple(name for name in BASELINES if name in asked),
         ),
@@ -103,7 +104,7 @@ def run(options: Options) -> Outcome:
             "gene_tokens": window["gene_tokens"],
             "dictionaries": len(result.metrics["dictionaries"]),
         },
-        throughput={"tokens_per_second": round(window["gene_tokens"] / max(result.seconds, 1e-9), 1)},
+        throughput={"tokens_per_second": round(window["tokens"] / max(result.seconds, 1e-9), 1)},
         facts={"hook": inputs.hook, "label": options.label, "warnings": warnings, **result.metrics},
         did_work=result.did_work,
         peak_memory_bytes=result.peak_memory_bytes,

@@ -55,7 +55,7 @@ def test_every_number_stands_beside_its_baselines(
     command += ["--model", str(street.model), "--label", "cell_type", "--against", str(street.other)]
     command += ["--output", str(output)]
     assert main(command) == 0
-    assert "trained on this cache" in capsys.readouterr().err
+    assert "trained on these cells" in capsys.readouterr().err
     metrics = json.loads((output / "metrics.json").read_text())
     rows = {row.pop("dictionary"): row for row in metrics["dictionaries"]}
     dictionaries = ["sae", "random_sae", "frozen_decoder", "pca", "neurons"]
@@ -73,7 +73,7 @@ def test_every_number_stands_beside_its_baselines(
     for name in ("summary", "features", "labels", "reconstruction", "density", "probes", "loss", "stability"):
         assert len(pd.read_parquet(output / f"{name}.parquet"))
     record = json.loads((output / "run.json").read_text())
-    assert record["counts_out"] == {"gene_tokens": metrics["window"]["gene_tokens"], "dictionaries": 6}
+    assert record["counts_out"] == {"tokens": metrics["window"]["tokens"], "dictionaries": 6}
     assert main(command) == 0
     assert "nothing to do" in capsys.readouterr().err
     assert main([*command, "--seed", "1"]) == 2
@@ -87,7 +87,7 @@ def test_without_cells_only_what_the_cache_says(place: Place, tmp_path: Path) ->
     assert [row["dictionary"] for row in metrics["dictionaries"]] == ["sae", "pca", "neurons"]
     assert metrics["probing"] is None
     assert "downstream" not in metrics
-    assert 300 < metrics["window"]["gene_tokens"] < 1000
+    assert 300 < metrics["window"]["tokens"] < 1000
     classes = {row["token_class"] for row in metrics["reconstruction"]}
     assert classes == {"gene", "special"}
 

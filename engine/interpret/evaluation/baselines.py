@@ -26,7 +26,7 @@ from engine.interpret.evaluation.dictionaries import (
 )
 from engine.interpret.evaluation.frozen_decoder import BATCH_TOKENS, train_frozen
 from engine.interpret.evaluation.inputs import EvaluationInputs
-from engine.interpret.evaluation.reconstruction import GENE
+from engine.interpret.evaluation.tokens import prepared
 from engine.models import sae
 from storage.checkpoints import local_copy
 
@@ -92,7 +92,7 @@ def build(
         sae.fit_encoder_scale(random, (x_TD[:BATCH_TOKENS] - found.mean_D) * found.scale)
         objects |= _directory(RANDOM, sae.fold_input_scaling(random, found.mean_D, found.scale))
     if FROZEN in names:
-        batches = gene_batches(inputs, BATCH_TOKENS, seed)
+        batches = shuffled_batches(inputs, BATCH_TOKENS, seed)
         fresh = random_autoencoder(inputs, found, seed + 1)
         objects |= _directory(FROZEN, train_frozen(fresh, batches, steps, found.mean_D, found.scale))
     if PCA in names:
@@ -119,12 +119,13 @@ def opened(
     return dictionaries
 
 
-def gene_batches(inputs: EvaluationInputs, size: int, seed: int) -> Iterator[torch.Tensor]:
-    """Shuffled activations of genes [size, D], without end."""
+def shuffled_batches(inputs: EvaluationInputs, size: int, seed: int) -> Iterator[torch.Tensor]:
+    """Shuffled activations [size, D] of tokens of `inputs.kind`, from the whole cache, without end."""
     rest: list[torch.Tensor] = []
     for tokens in inputs.cache.batches(inputs.hook, size, seed=seed):
-        wanted = np.flatnonzero(tokens.token_class == GENE)
-        rest.append(tokens.acts[torch.from_numpy(wanted)].float())
+        wanted = np.flatnonzero(tokens.token_class == inputs.kind)
+        x_TD = tokens.acts[torch.from_numpy(wanted)].float()
+        rest.append(prepared(inputs, x_TD, tokens.gene[wanted].astype(np.int64)))
         if sum(map(len, rest)) >= size:
             whole_TD = torch.cat(rest)
             yield whole_TD[:size]

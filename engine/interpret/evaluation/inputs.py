@@ -12,10 +12,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from engine.interpret.features import NO_LABEL
 from engine.interpret.inputs import LabelColumn, hook_to_read, require_same_activations
 from engine.models import sae
+from engine.models.sae.gene_means import load_gene_means
 from engine.streaming.inputs import Inputs
 from storage.activations import ActivationCache
 from storage.cells import CellStore
@@ -25,6 +27,9 @@ from storage.errors import InputError
 GROUP_COLUMNS = ("donor", "donor_id", "dataset", "batch", "sample", "sample_id")
 """obs columns that usually say from whom or where cells are, looked for in this order."""
 MOST_GROUPS = 256
+CLASSES = ("gene", "cell", "special")
+"""`TokenActivations.token_class` by number: a gene, `<cls>`, any other special token."""
+GENE = 0
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class EvaluationInputs:
         chosen = _checked(sae_path, config, cache, cache_path, hook)
         n_cells = min(cache.n_cells, max_cells or cache.n_cells)
         store = _store(cells_path, cache, cache_path) if cells_path else None
-        return cls(
+        inputs = cls(
             sae_path=sae_path,
             sae_fingerprint=fingerprint(local),
             config=config,
@@ -145,6 +150,35 @@ class EvaluationInputs:
             downstream=_downstream(str(cells_path), model_path, cache, cache_path) if model_path else None,
             against=tuple(_against(path, sae_path, cache, cache_path, chosen) for path in against),
         )
+        inputs._require_its_tokens()
+        return inputs
+
+    def _require_its_tokens(self) -> None:
+        """Raises InputError when the cache lacks the kind of tokens, or the genes, it was trained on."""
+        means_GD, cache = self.gene_means, self.cache
+        if means_GD is not None and means_GD.shape != (len(self.genes), cache.d):
+            raise InputError(
+                f"{self.sae_path} takes activations less the means of {len(means_GD):,} token ids of width "
+                f"{means_GD.shape[1]}; {cache.snapshot.location} has {len(self.genes):,} of width {cache.d}."
+            )
+        if self.kind == GENE:
+            return
+        if not (cache.read(self.hook, cache.members[0].key).token_class == self.kind).any():
+            raise InputError(
+                f"{self.sae_path} was trained on tokens of class {CLASSES[self.kind]!r}, of which "
+                f"{cache.snapshot.location} holds none; make a cache with them."
+            )
+
+    @cached_property
+    def gene_means(self) -> torch.Tensor | None:
+        """means_GD to be taken off first, of an autoencoder trained on gene residuals."""
+        return load_gene_means(local_copy(self.sae_path))
+
+    @property
+    def kind(self) -> int:
+        """The kind of tokens that features are about: the one it was trained on, genes if on all kinds."""
+        trained_on = self.config.metadata.get("token_class")
+        return CLASSES.index(trained_on) if trained_on in CLASSES else GENE
 
     @cached_property
     def genes(self) -> pd.DataFrame:
@@ -156,8 +190,10 @@ class EvaluationInputs:
 
     @property
     def trained_here(self) -> bool:
-        """Whether the autoencoder was trained on this very cache: its tokens are then not held out."""
-        return self.config.metadata.get("cache") == self.cache.dataset_id
+        """Whether the autoencoder was trained on these cells: its tokens are then not held out."""
+        metadata, store = self.config.metadata, self.cache.metadata.get("store")
+        same_cells = bool(store) and metadata.get("cells") == store
+        return same_cells or metadata.get("cache") == self.cache.dataset_id
 
     def labelled(self) -> npt.NDArray[np.int64]:
         """Rows of the evaluated cells that have a label."""

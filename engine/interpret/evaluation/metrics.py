@@ -11,7 +11,7 @@ import pandas as pd
 
 from engine.interpret.evaluation.downstream import TOTAL
 from engine.interpret.evaluation.frozen_decoder import BATCH_TOKENS
-from engine.interpret.evaluation.inputs import EvaluationInputs
+from engine.interpret.evaluation.inputs import CLASSES, EvaluationInputs
 from engine.interpret.evaluation.options import EvaluationOptions
 from engine.interpret.evaluation.probes import SPARSITIES
 
@@ -41,7 +41,7 @@ def metrics(
     inputs: EvaluationInputs, options: EvaluationOptions, facts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """metrics.json, from the facts of all stages by name."""
-    seen = facts["tokens"]
+    seen, metadata = facts["tokens"], inputs.config.metadata
     rows = []
     for row in seen["rows"]:
         ordered = {name: row[name] for name in COLUMNS if name in row}
@@ -54,13 +54,16 @@ def metrics(
             "d_in": inputs.config.d_in,
             "d_sae": inputs.config.d_sae,
             "hook": inputs.hook,
+            "gene_residual": inputs.gene_means is not None,
+            **{name: metadata.get(name) for name in ("reference_fvu", "reference_l0", "training_tokens")},
         },
         "window": {
-            "gene_tokens": seen["n_gene_tokens"],
+            "tokens": seen["n_tokens"],
+            "token_class": CLASSES[inputs.kind],
             "cells": seen["n_cells"],
-            "dead_means": f"fires on none of these {seen['n_gene_tokens']:,} gene tokens",
-            "long_enough_for_dead": seen["n_gene_tokens"] >= DEAD_WINDOW,
-            "trained_on_this_cache": inputs.trained_here,
+            "dead_means": f"fires on none of these {seen['n_tokens']:,} tokens",
+            "long_enough_for_dead": seen["n_tokens"] >= DEAD_WINDOW,
+            "trained_on_these_cells": inputs.trained_here,
             "groups": inputs.groups.column,
             "label": inputs.label.name if inputs.label else None,
         },

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from engine.interpret.evaluation.baselines import BASELINES
+from engine.interpret.evaluation.frozen_decoder import BATCH_TOKENS
+
+MOST_FROZEN_STEPS = 1000
+"""Two million tokens: at 512 x 16,384 ten minutes on a core."""
 
 
 @dataclass(frozen=True)
@@ -20,3 +26,9 @@ class EvaluationOptions:
     frozen_steps: int = 500
     seed: int = 0
     baselines: tuple[str, ...] = BASELINES
+
+
+def default_frozen_steps(metadata: Mapping[str, Any]) -> int:
+    """As many tokens as the autoencoder was trained on, as far as its provenance says so and time allows."""
+    tokens = metadata.get("training_tokens") or MOST_FROZEN_STEPS * BATCH_TOKENS
+    return max(1, min(int(tokens) // BATCH_TOKENS, MOST_FROZEN_STEPS))

@@ -15,11 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from engine.interpret.evaluation.inputs import CLASSES, GENE
 from engine.interpret.runs import Float64, Int64
-
-CLASSES = ("gene", "cell", "special")
-"""`TokenActivations.token_class` by number: a gene, `<cls>`, any other special token."""
-GENE = 0
 
 
 @dataclass

@@ -1,10 +1,11 @@
 """What an encoder predicts, and how it embeds cells, when reconstructions stand in for its own states.
 
 The same cells, with the same genes hidden, go through the encoder once as it is and once for every
-replacement of the state at the hook: each dictionary's reconstruction, zeros, the mean state. Special tokens
-keep their states. Loss is measured where genes are hidden; replaced are either all genes ("all_genes") or
-only those shown to the model ("shown_genes"): an autoencoder trained on cells as they are has never seen a
-hidden gene's state, but at a late hook nothing else reaches the prediction.
+replacement of the state at the hook: each dictionary's reconstruction, zeros, the mean state. Tokens of other
+kinds than the autoencoder was trained on (special ones) keep their states. Loss is measured where genes are
+hidden; replaced are either all genes ("all_genes") or only those shown to the model ("shown_genes"): an
+autoencoder trained on cells as they are has never seen a hidden gene's state, but at a late hook nothing else
+reaches the prediction.
 
 Shape legend: T packed tokens, R replaced rows of them, D width, C cells, M hidden tokens, V vocabulary.
 """
@@ -36,7 +37,8 @@ ALL_GENES, SHOWN_GENES = "all_genes", "shown_genes"
 SCOPES = (ALL_GENES, SHOWN_GENES)
 BASE, ZERO, MEAN = "base", "zero", "mean"
 
-Replacement = Callable[[Tensor], Tensor]
+# States of some tokens x_RD and the token ids the model was shown there -> what stands in for them.
+Replacement = Callable[[Tensor, Tensor], Tensor]
 Losses = dict[str, Float64]
 """Summed loss of each cell [C], by term."""
 
@@ -52,23 +54,44 @@ class ChunkResult:
     embeddings: Mapping[tuple[str, str], Float32]
 
 
-def replacements(dictionaries: Mapping[str, Dictionary], mean_D: Tensor) -> dict[str, Replacement]:
-    """Every dictionary's reconstruction, zero ablation and mean ablation: x_RD -> r_RD."""
-    of_dictionaries = {name: partial(_reconstructed, part) for name, part in dictionaries.items()}
-    return {**of_dictionaries, ZERO: torch.zeros_like, MEAN: lambda x_RD: mean_D.to(x_RD).expand_as(x_RD)}
+def replacements(
+    dictionaries: Mapping[str, Dictionary], mean_D: Tensor, gene_means_GD: Tensor | None = None
+) -> dict[str, Replacement]:
+    """Every dictionary's reconstruction, zero ablation and mean ablation.
+
+    gene_means_GD: of an autoencoder trained on gene residuals, which explains what is left beside them (of a
+    hidden gene the model is shown no gene, so none is used); mean_D is then the residuals' mean.
+    """
+    parts: dict[str, Callable[[Tensor], Tensor]] = {
+        name: partial(_reconstructed, dictionary) for name, dictionary in dictionaries.items()
+    }
+    parts[MEAN] = lambda x_RD: mean_D.to(x_RD).expand_as(x_RD)
+    found = {name: partial(_beside_gene_means, part, gene_means_GD) for name, part in parts.items()}
+    return {**found, ZERO: lambda x_RD, ids_R: torch.zeros_like(x_RD)}
 
 
 def _reconstructed(dictionary: Dictionary, x_RD: Tensor) -> Tensor:
     starts = range(0, len(x_RD), TOKENS_AT_ONCE)
-    pieces = [dictionary.explain(x_RD[start : start + TOKENS_AT_ONCE].float()).r_TD for start in starts]
-    return torch.cat(pieces).to(x_RD.dtype)
+    pieces = [dictionary.explain(x_RD[start : start + TOKENS_AT_ONCE]).r_TD for start in starts]
+    return torch.cat(pieces)
+
+
+def _beside_gene_means(
+    part: Callable[[Tensor], Tensor], gene_means_GD: Tensor | None, x_RD: Tensor, ids_R: Tensor
+) -> Tensor:
+    if gene_means_GD is None:
+        return part(x_RD.float()).to(x_RD.dtype)
+    means_RD = gene_means_GD[ids_R]
+    return (part(x_RD.float() - means_RD) + means_RD).to(x_RD.dtype)
 
 
 def spliced(replacement: Replacement, rows_R: Tensor) -> Intervention:
     """The intervention that replaces the states of these packed rows."""
 
     def intervene(x_TD: Tensor, tokens: PackedTokens) -> Tensor:
-        return x_TD.index_copy(0, rows_R, replacement(x_TD[rows_R])) if len(rows_R) else x_TD
+        if not len(rows_R):
+            return x_TD
+        return x_TD.index_copy(0, rows_R, replacement(x_TD[rows_R], tokens.ids_T[rows_R]))
 
     return intervene
 
@@ -103,22 +126,33 @@ def run_chunk(
         cells=cells,
     )
     moved = {name: dictionary.to(device) for name, dictionary in dictionaries.items()}
-    choices = replacements(moved, mean_D.to(device))
+    means_GD = None if inputs.gene_means is None else inputs.gene_means.to(device)
+    choices = replacements(moved, mean_D.to(device), means_GD)
+    is_ours_T = encoder.tokeniser.token_classes[tokens.ids_T] == inputs.kind
     with torch.inference_mode():
-        hidden_C, losses = hidden_losses(encoder, tokens, inputs.hook, choices, seed + int(cells[0]))
-        embeddings = embeddings_of(encoder, tokens, inputs.hook, choices)
+        hidden_C, losses = hidden_losses(
+            encoder, tokens, is_ours_T, inputs.hook, choices, seed + int(cells[0])
+        )
+        embeddings = embeddings_of(encoder, tokens, is_ours_T, inputs.hook, choices)
     return ChunkResult(cells, hidden_C, losses, embeddings)
 
 
 def hidden_losses(
-    encoder: Encoder, tokens: Tokens, hook: str, choices: Mapping[str, Replacement], seed: int
+    encoder: Encoder,
+    tokens: Tokens,
+    is_ours_T: np.ndarray,
+    hook: str,
+    choices: Mapping[str, Replacement],
+    seed: int,
 ) -> tuple[Int64, dict[tuple[str, str], Losses]]:
-    """Hidden genes of each cell, and its summed losses under every replacement; BASE is without any."""
+    """Hidden genes of each cell, and its summed losses under every replacement; BASE is without any.
+
+    is_ours_T: tokens (before genes are hidden) of the kind whose states are replaced.
+    """
     batch, hidden_T = _masked(encoder, tokens, seed)
     cell_T = tokens.cell_T
     loss = partial(_summed_losses, encoder, batch, hidden_T, cell_T, tokens.n_cells)
-    is_gene_T = encoder.tokeniser.token_classes[tokens.ids_T] == 0
-    rows = {ALL_GENES: _rows(is_gene_T, encoder), SHOWN_GENES: _rows(is_gene_T & ~hidden_T, encoder)}
+    rows = {ALL_GENES: _rows(is_ours_T, encoder), SHOWN_GENES: _rows(is_ours_T & ~hidden_T, encoder)}
     losses = dict.fromkeys([(BASE, scope) for scope in SCOPES], loss(None))
     for name, replacement in choices.items():
         for scope in SCOPES:
@@ -177,12 +211,12 @@ def _summed_losses(
 
 
 def embeddings_of(
-    encoder: Encoder, tokens: Tokens, hook: str, choices: Mapping[str, Replacement]
+    encoder: Encoder, tokens: Tokens, is_ours_T: np.ndarray, hook: str, choices: Mapping[str, Replacement]
 ) -> dict[tuple[str, str], Float32]:
-    """Embeddings of the cells as they are, and with the states of all genes replaced."""
+    """Embeddings of the cells as they are, and with the states of all tokens of our kind replaced."""
     state = layer_hook(embedding_layer(encoder, hook), encoder.n_layers)
     packed = encoder.packed(tokens)
-    rows_R = _rows(encoder.tokeniser.token_classes[tokens.ids_T] == 0, encoder)
+    rows_R = _rows(is_ours_T, encoder)
     asked: dict[str, Any] = {BASE: None}
     asked |= {name: {hook: spliced(replacement, rows_R)} for name, replacement in choices.items()}
     embeddings = {}

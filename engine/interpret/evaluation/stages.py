@@ -26,7 +26,6 @@ from engine.interpret.evaluation.downstream import embedding_table, loss_table
 from engine.interpret.evaluation.inputs import EvaluationInputs
 from engine.interpret.evaluation.metrics import as_json, probe_summary
 from engine.interpret.evaluation.options import EvaluationOptions
-from engine.interpret.evaluation.reconstruction import GENE
 from engine.interpret.evaluation.splicing import ChunkResult, run_chunk
 from engine.interpret.evaluation.token_pass import RETRIES, TokenState, look, plan_pass
 from engine.interpret.evaluation.tokens import calibration_cells, members_with_cells, tokens_in
@@ -204,7 +203,7 @@ def token_tables(
     """Parquet objects of the pass, and its facts: a row of the summary for every dictionary. n_levels: of the
     maxima of each."""
     sums = state.reconstruction
-    n_tokens = int(sums.tokens_S[sums.strata(GENE)].sum())
+    n_tokens = int(sums.tokens_S[sums.strata(inputs.kind)].sum())
     features, labels = {}, {}
     for name, activity, levels in zip(names, state.activities, n_levels, strict=True):
         if inputs.label is not None:
@@ -215,7 +214,7 @@ def token_tables(
             labels[name] = found
         features[name] = tables.feature_table(activity, n_tokens, state.n_cells, labels.get(name))
     rows: list[dict[str, Any]] = [
-        {"dictionary": name} | tables.dictionary_row(sums, number, features[name])
+        {"dictionary": name} | tables.dictionary_row(sums, number, features[name], inputs.kind)
         for number, name in enumerate(names)
     ]
     if inputs.label is not None:
@@ -231,7 +230,7 @@ def token_tables(
     }
     facts = {
         "rows": rows,
-        "n_gene_tokens": n_tokens,
+        "n_tokens": n_tokens,
         "n_cells": state.n_cells,
         "reconstruction": reconstruction.to_dict("records"),
     }

@@ -13,8 +13,8 @@ import pandas as pd
 
 from engine.interpret import statistics
 from engine.interpret.evaluation.activity import Activity
-from engine.interpret.evaluation.inputs import Groups
-from engine.interpret.evaluation.reconstruction import CLASSES, GENE, Reconstruction
+from engine.interpret.evaluation.inputs import CLASSES, Groups
+from engine.interpret.evaluation.reconstruction import Reconstruction
 from engine.interpret.evaluation.token_pass import MOST_GENES
 from engine.interpret.run import SINGLE_GENE_BITS
 from engine.interpret.runs import CountRun, Int64
@@ -126,11 +126,11 @@ def density_table(features: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def dictionary_row(sums: Reconstruction, number: int, features: pd.DataFrame) -> dict[str, Any]:
-    """What one dictionary comes to, on the genes of all cells. Shares of features that fire, but for
+def dictionary_row(sums: Reconstruction, number: int, features: pd.DataFrame, kind: int) -> dict[str, Any]:
+    """What one dictionary comes to, on tokens of one kind of all cells. Shares of features that fire, but for
     `dead_share`."""
     alive = features[features["n_tokens"] > 0]
-    found = sums.row(number, sums.strata(GENE))
+    found = sums.row(number, sums.strata(kind))
     single = alive["gene_entropy"] < SINGLE_GENE_BITS
     row = {
         "n_features": len(features),

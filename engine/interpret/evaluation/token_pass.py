@@ -30,7 +30,7 @@ from engine.interpret.evaluation.dictionaries import (
     joined,
 )
 from engine.interpret.evaluation.inputs import EvaluationInputs
-from engine.interpret.evaluation.reconstruction import GENE, Reconstruction
+from engine.interpret.evaluation.reconstruction import Reconstruction
 from engine.interpret.evaluation.tokens import (
     EVALUATED,
     PROBED,
@@ -201,8 +201,9 @@ def _add_codes(
     stratum_T: np.ndarray,
     device: str,
 ) -> None:
-    """What every dictionary makes of a chunk of whole cells: errors of all tokens, codes of genes."""
-    gene_rows = np.flatnonzero(chunk.kind_T == GENE)
+    """What every dictionary makes of a chunk of whole cells: errors of all tokens, codes of those of
+    `inputs.kind` (called genes here, as they nearly always are)."""
+    gene_rows = np.flatnonzero(chunk.kind_T == inputs.kind)
     genes = chunk.at(gene_rows)
     starts_C = segments(genes.cell_T)
     cell_C, slot_T, tokens_C = _slots(genes, starts_C)

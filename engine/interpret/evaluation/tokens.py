@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.interpret.evaluation.inputs import EvaluationInputs
-from engine.interpret.evaluation.reconstruction import CLASSES, GENE
+from engine.interpret.evaluation.inputs import CLASSES, EvaluationInputs
 from engine.interpret.features import Integers
 from engine.interpret.runs import Int64
+from engine.models.sae.gene_means import without_gene_means
 from engine.streaming.draws import token_draws
 
 EVALUATED, CALIBRATION, PROBED = 3, 4, 5
@@ -38,13 +38,14 @@ def drawn(seed: int, stream: int, cells: Integers, share: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class WholeCells:
-    """Tokens of whole cells, ordered by cell, then place. Activations x_TD as stored, on the host."""
+    """Tokens of whole cells, ordered by cell, then place. Activations x_TD as the autoencoder takes them, on
+    the host."""
 
     x_TD: torch.Tensor
     cell_T: Int64
     gene_T: Int64
     kind_T: Int64
-    """A number of `reconstruction.CLASSES`."""
+    """A number of `inputs.CLASSES`."""
 
     def __len__(self) -> int:
         return len(self.cell_T)
@@ -53,9 +54,9 @@ class WholeCells:
         at = rows if isinstance(rows, slice) else torch.from_numpy(rows)
         return WholeCells(self.x_TD[at], self.cell_T[rows], self.gene_T[rows], self.kind_T[rows])
 
-    def genes(self) -> WholeCells:
-        """Without `<cls>` and other special tokens."""
-        return self.at(np.flatnonzero(self.kind_T == GENE))
+    def of_kind(self, kind: int) -> WholeCells:
+        """The tokens of one kind alone."""
+        return self.at(np.flatnonzero(self.kind_T == kind))
 
 
 def read_cells(inputs: EvaluationInputs, member: int, seed: int, stream: int, share: float) -> WholeCells:
@@ -65,12 +66,20 @@ def read_cells(inputs: EvaluationInputs, member: int, seed: int, stream: int, sh
     wanted = (cells < inputs.n_cells) & drawn(seed, stream, cells, share)
     kept = np.flatnonzero(wanted[place_T])
     order = kept[np.lexsort((tokens.pos[kept], tokens.cell[kept]))]
+    gene_T = tokens.gene[order].astype(np.int64)
     return WholeCells(
-        tokens.acts[torch.from_numpy(order)],
+        prepared(inputs, tokens.acts[torch.from_numpy(order)], gene_T),
         tokens.cell[order].astype(np.int64),
-        tokens.gene[order].astype(np.int64),
+        gene_T,
         np.minimum(tokens.token_class[order].astype(np.int64), len(CLASSES) - 1),
     )
+
+
+def prepared(inputs: EvaluationInputs, x_TD: torch.Tensor, gene_T: Int64) -> torch.Tensor:
+    """Activations of the cache as the autoencoder takes them: less the means of their genes if it says so."""
+    if inputs.gene_means is None:
+        return x_TD
+    return without_gene_means(x_TD.float(), torch.from_numpy(gene_T), inputs.gene_means)
 
 
 def members_with_cells(inputs: EvaluationInputs) -> list[int]:
@@ -84,13 +93,13 @@ def tokens_in(inputs: EvaluationInputs, members: Sequence[int]) -> int:
 
 
 def calibration_cells(inputs: EvaluationInputs, seed: int) -> WholeCells:
-    """Some cells from all over the cache, their genes only: what means, principal directions and ranges are
-    taken from."""
+    """Some cells from all over the cache, their tokens of `inputs.kind`: what means, principal directions and
+    ranges are taken from."""
     members = members_with_cells(inputs)
     places = np.unique(np.linspace(0, len(members) - 1, CALIBRATION_MEMBERS).round().astype(np.int64))
     chosen = [members[place] for place in places]
     share = CALIBRATION_TOKENS / max(tokens_in(inputs, chosen), 1)
-    parts = [read_cells(inputs, number, seed, CALIBRATION, share).genes() for number in chosen]
+    parts = [read_cells(inputs, number, seed, CALIBRATION, share).of_kind(inputs.kind) for number in chosen]
     return WholeCells(
         torch.cat([part.x_TD for part in parts]).float(),
         np.concatenate([part.cell_T for part in parts]),

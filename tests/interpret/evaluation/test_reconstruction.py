@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.interpret.evaluation.reconstruction import GENE, Reconstruction
+from engine.interpret.evaluation.inputs import GENE
+from engine.interpret.evaluation.reconstruction import Reconstruction
 
 TOKENS, WIDTH, GROUPS = 400, 5, 2
 

@@ -57,9 +57,10 @@ def tokens(encoder: Encoder) -> Tokens:
 
 def _chunk(encoder: Encoder, tokens: Tokens, hook: str, seed: int = 3) -> ChunkResult:
     choices = replacements(DICTIONARIES, torch.ones(WIDTH))
+    is_gene_T = encoder.tokeniser.token_classes[tokens.ids_T] == 0
     with torch.inference_mode():
-        hidden_C, losses = hidden_losses(encoder, tokens, hook, choices, seed)
-        embeddings = embeddings_of(encoder, tokens, hook, choices)
+        hidden_C, losses = hidden_losses(encoder, tokens, is_gene_T, hook, choices, seed)
+        embeddings = embeddings_of(encoder, tokens, is_gene_T, hook, choices)
     return ChunkResult(np.arange(tokens.n_cells), hidden_C, losses, embeddings)
 
 
@@ -121,6 +122,16 @@ def test_what_a_late_hook_cannot_reach_is_said(encoder: Encoder, tokens: Tokens)
     assert table.loc[("mean", "perfect"), "cosine"] == pytest.approx(1, abs=1e-5)
     if "cls" in table.index:
         assert not table.loc["cls", "reached"].any()
+
+
+def test_what_is_left_beside_gene_means_is_explained_alone() -> None:
+    means_GD = torch.arange(12.0).view(3, 4)
+    choices = replacements({"nothing": SignedBasis(torch.zeros(4), 1)}, torch.full((4,), 0.5), means_GD)
+    x_RD, ids_R = means_GD[[2, 0]] + torch.tensor([0.0, 0.0, 3.0, 0.1]), torch.tensor([2, 0])
+    expected = means_GD[[2, 0]] + torch.tensor([0.0, 0.0, 3.0, 0.0])
+    torch.testing.assert_close(choices["nothing"](x_RD, ids_R), expected)
+    torch.testing.assert_close(choices[MEAN](x_RD, ids_R), means_GD[[2, 0]] + 0.5)
+    assert not choices[ZERO](x_RD, ids_R).any()
 
 
 def test_embeddings_of_replacements_are_read_by_probes() -> None:

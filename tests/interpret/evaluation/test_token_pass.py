@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from engine.interpret.evaluation.baselines import Statistics
 from engine.interpret.evaluation.dictionaries import Autoencoder, SignedBasis
-from engine.interpret.evaluation.inputs import EvaluationInputs
-from engine.interpret.evaluation.reconstruction import GENE
+from engine.interpret.evaluation.inputs import GENE, EvaluationInputs
 from engine.interpret.evaluation.token_pass import PassPlan, TokenState, member_state, plan_pass
 from engine.interpret.evaluation.tokens import EVALUATED, calibration_cells, drawn, read_cells
 from engine.models import sae
-from tests.interpret.inputs import CELLS, TOKENS_PER_CELL, WIDTH, Place
+from engine.models.sae.gene_means import save_gene_means
+from storage.errors import InputError
+from tests.interpret.inputs import CELLS, GENES, HOOK, SPECIAL, TOKENS_PER_CELL, WIDTH, Place
 
 
 @pytest.fixture
@@ -90,3 +93,28 @@ def test_statistics_are_of_genes_alone(inputs: EvaluationInputs) -> None:
     found = Statistics.of(calibration.x_TD, sae.load(inputs.sae_path))
     x_TD, kind_T, _ = _all_tokens(inputs)
     torch.testing.assert_close(found.mean_D, x_TD[torch.from_numpy(kind_T == GENE)].mean(0))
+
+
+def test_gene_residuals_and_other_tokens_are_what_the_autoencoder_says(place: Place, tmp_path: Path) -> None:
+    n_ids, flags = GENES + SPECIAL, (str(place.cache), HOOK)
+    means_GD = torch.arange(n_ids * WIDTH).float().view(n_ids, WIDTH)
+    metadata = {"hook_name": HOOK, "token_class": "special"}
+    sae.save(sae.create(WIDTH, 24, 3, metadata=metadata), tmp_path)
+    save_gene_means(means_GD, tmp_path)
+    inputs = EvaluationInputs.open(str(tmp_path), flags[0], hook=flags[1])
+    state, plan = _state(inputs)
+    x_TD, kind_T, _ = _all_tokens(inputs)
+    gene_T = np.concatenate([inputs.cache.read(HOOK, record.key).gene for record in inputs.cache.members])
+    special = torch.from_numpy(kind_T == 2)
+    residual_TD = x_TD[special] - means_GD[torch.from_numpy(gene_T.astype(np.int64))[special]]
+    explained = _dictionaries(inputs)[0].explain(residual_TD)
+    fired = explained.index_TK[explained.value_TK > 0].bincount(minlength=24)
+    np.testing.assert_array_equal(state.activities[0].tokens_F, fired.numpy())
+    np.testing.assert_allclose(plan.shift_D, residual_TD.double().mean(0), rtol=1e-5)
+    save_gene_means(means_GD[:5], tmp_path)
+    with pytest.raises(InputError, match="means of 5 token ids"):
+        EvaluationInputs.open(str(tmp_path), flags[0], hook=flags[1])
+    (tmp_path / "gene_means.safetensors").unlink()
+    sae.save(sae.create(WIDTH, 24, 3, metadata=metadata | {"token_class": "cell"}), tmp_path)
+    with pytest.raises(InputError, match="class 'cell'"):
+        EvaluationInputs.open(str(tmp_path), flags[0], hook=flags[1])
