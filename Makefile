@@ -34,7 +34,7 @@ demo-small: $(VENV)/.installed
 	$(BIN)/syncytium demo --small --output build/demo
 
 test: $(VENV)/.installed-dev
-	$(PYTEST)
+	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder --durations 15
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
