@@ -96,7 +96,7 @@ class StoredState(Mapping[str, torch.Tensor]):
                 reached = high
         if reached < stop:
             raise DamagedDataset(f"{self._location}: elements from {reached} of {kind} {name} are missing.")
-        return torch.cat(pieces) if len(pieces) != 1 else pieces[0]
+        return torch.cat(pieces) if pieces else torch.empty(0)
 
     def _kind(self, name: str) -> str:
         return WEIGHT if (WEIGHT, name) in self._parts else BUFFER

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from engine.training.activation_sources import CachedActivations
@@ -20,6 +19,7 @@ from engine.training.recipes.encoder import EncoderSize, plan
 from engine.training.recipes.sae import SparseRecipe
 from engine.training.sharding import join_workers
 from storage.locations import Location
+from tests.training.processes import start_processes
 from tests.training.tiny import TinyRecipe
 
 STEPS = 8
@@ -65,7 +65,7 @@ def _train_all(rank: int, world: int, rendezvous: str, runs: list[Run]) -> None:
 
 
 def train_in_processes(tmp_path: Path, world: int, runs: list[Run]) -> None:
-    mp.spawn(_train_all, (world, str(tmp_path / f"rendezvous-{world}"), runs), nprocs=world)
+    start_processes(_train_all, (world, str(tmp_path / f"rendezvous-{world}"), runs), world)
 
 
 def assert_close_runs(one: Path, other: Path) -> None:
