@@ -4,11 +4,14 @@ from engine.training.recipes.sae.architectures import ARCHITECTURES, Architectur
 from engine.training.recipes.sae.module import SparseTraining
 from engine.training.recipes.sae.recipe import SparseRecipe
 from engine.training.recipes.sae.statistics import activation_statistics
+from engine.training.recipes.sae.sweep import Member, run_sweep
 
 __all__ = [
     "ARCHITECTURES",
     "ArchitectureName",
+    "Member",
     "SparseRecipe",
     "SparseTraining",
     "activation_statistics",
+    "run_sweep",
 ]

@@ -15,8 +15,8 @@ ARCHITECTURES: tuple[ArchitectureName, ...] = get_args(ArchitectureName)
 SAELENS_NAMES = {"matryoshka": "matryoshka_batchtopk"}
 COUNTED = ("topk", "batchtopk", "matryoshka")
 """Those that activate a fixed number of features, and revive dead ones by AuxK."""
-FOLLOWS_BATCHES = ("batchtopk", "matryoshka")
-"""Those whose threshold outside of training is fitted at the end."""
+AIMED_AT = (*COUNTED, "jumprelu")
+"""Those that k means something to."""
 
 # Sparsity penalties in units of the squared error, whose scale (D) the recipe fixes. Anthropic's April 2024
 # update, for activations scaled as ours; gated takes the same.
@@ -64,18 +64,22 @@ def objective(
     matryoshka_widths: tuple[int, ...],
 ) -> sae.ObjectiveOptions:
     """AuxK counts relative to what is left to explain (OpenAI's form)."""
-    if sparsity_coefficient is None:
-        sparsity_coefficient = SPARSITY_COEFFICIENTS.get(name, JUMPRELU_PER_DIMENSION * d_in)
+    coefficient = sparsity_weight(name, d_in) if sparsity_coefficient is None else sparsity_coefficient
     return sae.ObjectiveOptions(
         aux_coefficient=aux_coefficient,
         aux_relative=True,
         matryoshka_widths=nested_widths(width, matryoshka_widths) if name == "matryoshka" else (),
-        sparsity_coefficient=sparsity_coefficient,
+        sparsity_coefficient=coefficient,
         sparsity_mode="quadratic",
         target_l0=float(k),
         bandwidth=BANDWIDTH,
         pre_act_coefficient=JUMPRELU_PER_DIMENSION * d_in if aux_coefficient else None,
     )
+
+
+def sparsity_weight(name: ArchitectureName, d_in: int) -> float:
+    """An architecture's own weight of the sparsity penalty; 0 for those that count."""
+    return 0.0 if name in COUNTED else SPARSITY_COEFFICIENTS.get(name, JUMPRELU_PER_DIMENSION * d_in)
 
 
 def nested_widths(width: int, given: tuple[int, ...] = ()) -> tuple[int, ...]:

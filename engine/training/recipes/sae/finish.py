@@ -3,6 +3,7 @@
 Legend: B tokens of a batch, D width, F features.
 """
 
+from collections.abc import Mapping
 from contextlib import closing
 from itertools import islice
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 
 from engine.models import sae
+from engine.models.sae.config import TRAINING_FORMS
 from engine.training.activation_sources import ActivationSource
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Share
-from engine.training.recipes.sae.architectures import FOLLOWS_BATCHES, SAELENS_NAMES
 from engine.training.recipes.sae.module import SparseTraining
 from engine.training.recipes.sae.statistics import NO_LIMIT
 
@@ -23,6 +24,8 @@ HELD_OUT_TOKENS = 65_536
 MOST_FLOPS = 2e13
 MOST_BYTES = 256 << 20
 ENCODED_TOGETHER = 1024
+# Elements of the encoder up to which one process holds the whole autoencoder to measure it.
+MOST_WEIGHTS = 1 << 30
 LISTED_GENES = 20
 
 
@@ -38,7 +41,7 @@ def settle(module: SparseTraining, source: ActivationSource, options: TrainingOp
     module.to(device)
     x_BD = _held_out(module, source, options, device)
     half = max(len(x_BD) // 2, 1)
-    if autoencoder.config.architecture in {SAELENS_NAMES.get(name, name) for name in FOLLOWS_BATCHES}:
+    if autoencoder.config.architecture in TRAINING_FORMS:
         sae.calibrate_threshold(autoencoder, torch.split(x_BD[:half], ENCODED_TOGETHER))
     measured = _measured(autoencoder, x_BD[half:] if len(x_BD) > 1 else x_BD)
     module.cpu()
@@ -71,37 +74,18 @@ def _measured(autoencoder: sae.SAE, x_BD: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def provenance(module: SparseTraining, source: ActivationSource, options: TrainingOptions) -> dict[str, Any]:
-    """What a reader of cfg.json wants to know: the activations, what was measured of them, the run."""
-    dead = int((module.silent_tokens >= module.dead_after_tokens).sum())
-    config = module.objective.sae.config
-    return {
-        **source.provenance(),
-        "hook_layer": layer_of(source.hook),
-        "training_architecture": config.architecture,
-        "training_k": config.k if config.k is not None else module.objective.target_l0,
-        "training_steps": options.steps,
-        "training_tokens": options.steps * options.batch,
-        "seed": options.seed,
-        "num_dead_features": dead,
-        "dead_after_tokens": module.dead_after_tokens,
-        "gene_residual": module.gene_means is not None,
-        "shuffled_batches": source.shuffled_tokens(options.batch) / options.batch,
-        "activations": _of_activations(module, source),
-    }
-
-
-def _of_activations(module: SparseTraining, source: ActivationSource) -> dict[str, Any]:
-    limit = float(module.norm_limit)
-    most_G = module.outliers.sort(descending=True, stable=True)
+def about_activations(state: Mapping[str, torch.Tensor], source: ActivationSource) -> dict[str, Any]:
+    """What was measured of the activations before training, of a training module's state."""
+    limit = float(state["norm_limit"])
+    most_G = state["outliers"].sort(descending=True, stable=True)
     names = source.gene_names()
     return {
-        "tokens": int(module.get_buffer("statistics_tokens")),
-        "gamma": float(module.get_buffer("gamma")),
-        "outlier_dims": module.get_buffer("outlier_dims").tolist(),
-        "median_norm": float(module.get_buffer("median_norm")),
+        "tokens": int(state["statistics_tokens"]),
+        "gamma": float(state["gamma"]),
+        "outlier_dims": state["outlier_dims"].tolist(),
+        "median_norm": float(state["median_norm"]),
         "norm_limit": limit if limit < NO_LIMIT else None,
-        "outlier_tokens": int(module.outliers.sum()),
+        "outlier_tokens": int(state["outliers"].sum()),
         "outlier_genes": {
             names[gene]: n
             for n, gene in zip(most_G.values[:LISTED_GENES].tolist(), most_G.indices.tolist(), strict=False)

@@ -6,7 +6,7 @@ Legend: B tokens of a batch, D width, F features.
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,19 @@ import torch
 from torch import nn
 
 from engine.models import sae
+from engine.models.sae.config import TRAINING_FORMS
 from engine.models.sae.gene_means import save_gene_means
+from engine.models.sae.model import per_feature_names
 from engine.models.sae.parallelise import ALONE, FeatureShard
 from engine.training.activation_sources import ActivationSource, TokenBatch
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Batch, Share
 from engine.training.recipes.sae import architectures
 from engine.training.recipes.sae.architectures import ArchitectureName
-from engine.training.recipes.sae.finish import provenance, settle
+from engine.training.recipes.sae.finish import MOST_WEIGHTS, about_activations, layer_of, settle
 from engine.training.recipes.sae.module import KnobSchedule, SparseTraining
 from engine.training.recipes.sae.statistics import ActivationStatistics, Wanted, statistics_of
+from engine.training.stored_state import rows
 from storage.errors import InputError
 
 LOG = logging.getLogger(__name__)
@@ -124,9 +127,12 @@ class SparseRecipe:
         """Centre, scale and what else is measured, from at least 200,000 tokens drawn as for training."""
         if not isinstance(module, SparseTraining):
             raise TypeError(f"expected the module that build() made, got {type(module).__name__}")
-        module.measure(
-            self.statistics or statistics_of({self.source: self.wanted}, share, device)[self.source]
-        )
+        found = self.statistics
+        if found is None:
+            (found,) = statistics_of([(self.source, self.wanted)], share, device).values()
+        module.measure(found)
+        if share.rank == 0:
+            _warn(self.source.hook, found)
 
     def batches(
         self, module: nn.Module, start_step: int, share: Share, device: torch.device
@@ -141,22 +147,71 @@ class SparseRecipe:
     def export(self, state: Mapping[str, torch.Tensor], directory: Path, options: TrainingOptions) -> None:
         """A SAELens directory that takes raw activations: mean, scale and decoder norms are folded in.
 
-        Thresholds are fitted, and FVU and L0 measured, on held-out tokens. Beside it lie the means of genes
-        where those have to be taken off first.
+        Written piece by piece of the features, on a CPU. Where the whole fits a process, thresholds are
+        fitted first and FVU and L0 measured, on held-out tokens. Beside it lie the means of genes where those
+        have to be taken off.
         """
-        module = self.build(seed=0)
-        module.load_state_dict(dict(state))
-        autoencoder = module.objective.sae
-        metadata = {
-            **provenance(module, self.source, options),
-            **settle(module, self.source, options),
+        config = architectures.config(self.architecture, self.source.width, self.width, self.k)
+        metadata = self._provenance(state, options)
+        fitted: dict[str, torch.Tensor] = {}
+        if config.d_in * config.d_sae <= MOST_WEIGHTS:
+            module = self.build(seed=0)
+            module.load_state_dict(dict(state))
+            metadata |= settle(module, self.source, options)
+            if config.architecture in TRAINING_FORMS:
+                fitted["topk_threshold"] = module.objective.sae.topk_threshold
+
+        def weights(start: int, stop: int) -> dict[str, torch.Tensor]:
+            return piece_of(state, config, start, stop) | fitted
+
+        if self.gene_residual:
+            save_gene_means(state["gene_means"], directory)
+        sae.export_piecewise(
+            replace(config, metadata=config.metadata | metadata),
+            weights,
+            state["mean"],
+            float(state["scale"]),
+            directory,
+        )
+
+    def _provenance(self, state: Mapping[str, torch.Tensor], options: TrainingOptions) -> dict[str, Any]:
+        coefficient = self.sparsity_coefficient
+        if coefficient is None:
+            coefficient = architectures.sparsity_weight(self.architecture, self.source.width)
+        return {
+            **self.source.provenance(),
+            "hook_layer": layer_of(self.source.hook),
+            "training_architecture": architectures.SAELENS_NAMES.get(self.architecture, self.architecture),
+            "training_k": self.k if self.architecture in architectures.AIMED_AT else None,
+            "training_steps": options.steps,
+            "training_tokens": options.steps * options.batch,
+            "learning_rate": options.learning_rate,
+            "sparsity_coefficient": coefficient,
+            "aux_coefficient": self.aux_coefficient,
+            "seed": options.seed,
             "init_seed": options.seed if self.init_seed is None else self.init_seed,
+            "num_dead_features": int((state["silent_tokens"] >= self.dead_after_tokens).sum()),
+            "dead_after_tokens": self.dead_after_tokens,
             "outlier_norm": self.outlier_norm,
+            "gene_residual": self.gene_residual,
+            "shuffled_batches": self.source.shuffled_tokens(options.batch) / options.batch,
+            "activations": about_activations(state, self.source),
         }
-        autoencoder.config.metadata.update(metadata)
-        if module.gene_means is not None:
-            save_gene_means(module.gene_means, directory)
-        sae.save(sae.fold_input_scaling(autoencoder, module.mean, float(module.scale)), directory)
+
+
+def piece_of(
+    state: Mapping[str, torch.Tensor], config: sae.SAEConfig, start: int, stop: int
+) -> dict[str, torch.Tensor]:
+    """Features start .. stop of the autoencoder in a training state, as a state dict of its own."""
+    prefix = "objective.sae."
+    cut = per_feature_names(config.architecture)
+    return {
+        name.removeprefix(prefix): rows(state, name, start, stop)
+        if name.removeprefix(prefix) in cut
+        else state[name]
+        for name in state
+        if name.startswith(prefix)
+    }
 
 
 def batch_of(tokens: TokenBatch, step: int) -> Batch:

@@ -4,7 +4,7 @@ Legend: B tokens of a batch, D width, G token ids of the model's vocabulary, H h
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -33,8 +33,8 @@ class ActivationStatistics:
 
     mean_D, sigma_D: of each dimension. shift_D and scale: x' = (x - shift) * scale is centred with an RMS
     norm of sqrt(D), or with gene_means_GD x' = (x - its gene's mean - shift) * scale. median_norm: of all
-    tokens looked at first. norm_limit: above it a token is an outlier; NO_LIMIT for none. outliers_G: how many
-    of each gene are.
+    tokens looked at first. norm_limit: above it a token is an outlier; NO_LIMIT for none. outliers_G: how
+    many of each gene are.
     """
 
     n_tokens: int
@@ -62,8 +62,8 @@ def activation_statistics(
     gene_residual: bool = False,
 ) -> ActivationStatistics:
     """Statistics of one source; see `statistics_of`."""
-    wanted = {source: Wanted(outlier_norm, gene_residual)}
-    return statistics_of(wanted, share, device)[source]
+    wanted = (source, Wanted(outlier_norm, gene_residual))
+    return statistics_of([wanted], share, device)[wanted]
 
 
 @dataclass(frozen=True)
@@ -76,32 +76,38 @@ class Wanted:
 
 
 def statistics_of(
-    wanted: Mapping[ActivationSource, Wanted], share: Share, device: torch.device
-) -> dict[ActivationSource, ActivationStatistics]:
+    wanted: Sequence[tuple[ActivationSource, Wanted]], share: Share, device: torch.device
+) -> dict[tuple[ActivationSource, Wanted], ActivationStatistics]:
     """Statistics of several sources in one pass over what they share. Collective.
 
     Of 200,000 tokens drawn as for training (2 million for gene means), or of all there are.
     Centring is not optional: with a mean ten times the spread, 99 % of the features of a TopK autoencoder
     with a zero bias never fire (specs/sae.md section 5). Sums are float64: the mean may dwarf the spread.
     """
-    sources = list(wanted)
+    if not wanted:
+        return {}
     step_tokens = share.micro_batch * share.world
-    target = GENE_TOKENS if any(each.gene_residual for each in wanted.values()) else STATISTICS_TOKENS
-    n_tokens = min(target, max(math.ceil(source.n_tokens) for source in sources))
-    n_batches = math.ceil(n_tokens / step_tokens)
-    n_probe = min(math.ceil(PROBE_TOKENS / step_tokens), n_batches)
-    with closing(batches_of(sources, 0, share, device)) as stream:
-        probe = list(islice(stream, n_probe))
+    n_batches = {pair: math.ceil(_tokens_for(*pair) / step_tokens) for pair in wanted}
+    n_probe = {pair: min(math.ceil(PROBE_TOKENS / step_tokens), n_batches[pair]) for pair in wanted}
+    most = max(n_batches.values())
+    with closing(batches_of([source for source, _ in wanted], 0, share, device)) as stream:
+        probe = list(islice(stream, max(n_probe.values())))
         sums = {
-            source: _Sums(source, wanted[source], [batch[source] for batch in probe], share, device)
-            for source in sources
+            (source, what): _Sums(
+                source, what, [batch[source] for batch in probe[: n_probe[source, what]]], share, device
+            )
+            for source, what in wanted
         }
-        for batch in chain(probe, islice(stream, n_batches - n_probe)):
-            for source in sources:
-                sums[source].add(batch[source])
-        # Not before all workers have their sums is the stream closed: the first one's may be the source of
-        # the others'.
-        return {source: sums[source].over_workers(share) for source in sources}
+        for number, batch in enumerate(chain(probe, islice(stream, most - len(probe)))):
+            for pair in wanted:
+                if number < n_batches[pair]:
+                    sums[pair].add(batch[pair[0]])
+        # The stream is closed when all workers have their sums: the first one's may be the source of theirs.
+        return {pair: sums[pair].over_workers(share) for pair in wanted}
+
+
+def _tokens_for(source: ActivationSource, wanted: Wanted) -> int:
+    return min(GENE_TOKENS if wanted.gene_residual else STATISTICS_TOKENS, math.ceil(source.n_tokens))
 
 
 class _Sums:
