@@ -3,6 +3,7 @@
 import gc
 
 import pytest
+import torch
 
 from engine.models import sae
 from engine.training.options import TrainingOptions
@@ -25,7 +26,9 @@ def largest(**changes: object) -> dict[str, object]:
 
 def test_the_largest_configuration_is_what_the_arithmetic_says() -> None:
     plan = of_sae(**largest(workers=1, batch=4096))  # type: ignore[arg-type]
-    assert plan.parameters == plan.parameters_per_gpu == 2 * 2560 * 655_360 + 655_360 + 2560
+    with torch.device("meta"):
+        whole = sae.SAE(sae.SAEConfig("topk", 2560, 655_360, k=64))
+    assert plan.parameters == plan.parameters_per_gpu == sum(w.numel() for w in whole.parameters())
     states = sum(plan.memory[term] for term in ("weights", "gradients", "Adam moments"))
     assert states == 16 * plan.parameters  # 53.7 GB
     assert plan.fits
