@@ -101,7 +101,7 @@ def run(options: Options) -> Outcome:
         lineage=result.snapshot.lineage_id,
         counts_in={"tokens": inputs.cache.n_tokens, "cells": inputs.n_cells},
         counts_out={
-            "gene_tokens": window["gene_tokens"],
+            "tokens": window["tokens"],
             "dictionaries": len(result.metrics["dictionaries"]),
         },
         throughput={"tokens_per_second": round(window["tokens"] / max(result.seconds, 1e-9), 1)},

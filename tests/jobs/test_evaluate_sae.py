@@ -66,9 +66,11 @@ def test_every_number_stands_beside_its_baselines(
     # The evaluated one is as random as the random one, but knows neither the mean nor its best scale.
     assert max(rows["pca"]["fvu"], rows["random_sae"]["fvu"]) < 1 < rows["sae"]["fvu"]
     assert rows["random_sae"]["l0"] == rows["pca"]["l0"] == metrics["baselines"]["active_features"] == 4
-    assert {"recovered_zero_all_genes", "label_accuracy_cls"} <= set(rows["sae"])
+    assert {"embedding_cosine_cls", "label_accuracy_cls"} <= set(rows["sae"])
     assert not metrics["window"]["long_enough_for_dead"]
-    assert {"base", "spliced", "zero_ablation", "mean_ablation"} <= set(metrics["downstream"]["losses"][0])
+    losses = metrics["downstream"]["losses"]
+    assert {"base", "spliced", "zero_ablation", "mean_ablation", "recovered_zero"} <= set(losses[0])
+    assert {loss["term"] for loss in losses} == {"loss", "expression", "mvc"}
     assert metrics["stability"]["all_features"]["best_share"] < 0.2
     for name in ("summary", "features", "labels", "reconstruction", "density", "probes", "loss", "stability"):
         assert len(pd.read_parquet(output / f"{name}.parquet"))

@@ -47,12 +47,13 @@ class Statistics:
 
     @classmethod
     def of(cls, x_TD: torch.Tensor, autoencoder: sae.SAE) -> Statistics:
-        """Of float32 activations of genes."""
+        """Of float32 activations of genes, on the host; the autoencoder may be elsewhere."""
         mean_D = x_TD.double().mean(0)
         variance = float((x_TD.double() - mean_D).square().sum(1).mean())
         dictionary, active = Autoencoder(autoencoder), 0
         for start in range(0, len(x_TD), TOKENS_AT_ONCE):
-            active += int((dictionary.explain(x_TD[start : start + TOKENS_AT_ONCE]).value_TK > 0).sum())
+            x_PD = x_TD[start : start + TOKENS_AT_ONCE].to(autoencoder.W_dec.device)
+            active += int((dictionary.explain(x_PD).value_TK > 0).sum())
         k = min(max(round(active / max(len(x_TD), 1)), 1), autoencoder.d_sae)
         scale = math.sqrt(x_TD.shape[1] / variance) if variance > 0 else 1.0
         return cls(mean_D.float(), scale, k)
@@ -81,6 +82,7 @@ def build(
     *,
     steps: int,
     seed: int,
+    device: str = "cpu",
 ) -> dict[str, bytes]:
     """The baselines as objects to keep: SAELens directories, and PCA's basis; `opened` takes them up again.
 
@@ -93,8 +95,9 @@ def build(
         objects |= _directory(RANDOM, sae.fold_input_scaling(random, found.mean_D, found.scale))
     if FROZEN in names:
         batches = shuffled_batches(inputs, BATCH_TOKENS, seed)
-        fresh = random_autoencoder(inputs, found, seed + 1)
-        objects |= _directory(FROZEN, train_frozen(fresh, batches, steps, found.mean_D, found.scale))
+        fresh = random_autoencoder(inputs, found, seed + 1).to(device)
+        trained = train_frozen(fresh, batches, steps, found.mean_D.to(device), found.scale)
+        objects |= _directory(FROZEN, trained)
     if PCA in names:
         basis_JD = principal_directions(x_TD, found.mean_D, found.k)
         objects[f"baselines/{_BASIS}"] = save({"basis": basis_JD.numpy()})

@@ -17,6 +17,8 @@ from engine.interpret.evaluation.probes import SPARSITIES
 
 DEAD_WINDOW = 10_000_000
 """Tokens after which a silent feature may be called dead (specs/sae.md section 6)."""
+CLEAR_GAP = 3.0
+"""Standard errors by which an ablation must raise the loss before a ratio to it is worth a line."""
 COLUMNS = (
     "dictionary",
     "n_features",
@@ -45,7 +47,7 @@ def metrics(
     rows = []
     for row in seen["rows"]:
         ordered = {name: row[name] for name in COLUMNS if name in row}
-        rows.append(ordered | _downstream_of(facts.get("downstream"), row["dictionary"]))
+        rows.append(ordered | downstream_of(facts.get("downstream"), row["dictionary"]))
     return {
         "sae": {
             "path": inputs.sae_path,
@@ -84,14 +86,18 @@ def probe_summary(table: pd.DataFrame, name: str) -> dict[str, float]:
     return {f"probe_auroc_{k}": float(own.loc[own["k"] == str(k), "auroc"].mean()) for k in SPARSITIES}
 
 
-def _downstream_of(facts: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    """What the encoder keeps of one dictionary; what a replacement at the hook cannot reach is left out."""
+def downstream_of(facts: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """What the encoder keeps of one dictionary. What a replacement cannot reach, and ratios to an ablation
+    that does not clearly harm the model, are left out; the tables have them."""
     if facts is None:
         return {}
     row: dict[str, Any] = {}
     for loss in facts["losses"]:
-        if loss["dictionary"] == name and loss["term"] == TOTAL and loss["reached"]:
-            row |= {f"{kind}_{loss['scope']}": loss[kind] for kind in ("recovered_zero", "recovered_mean")}
+        if loss["dictionary"] != name or loss["term"] != TOTAL:
+            continue
+        for ablation in ("zero", "mean"):
+            if (loss[f"gap_z_{ablation}"] or 0) >= CLEAR_GAP:
+                row[f"recovered_{ablation}_{loss['scope']}"] = loss[f"recovered_{ablation}"]
     for found in facts["embeddings"]:
         if found["replacement"] == name and found["reached"]:
             row[f"embedding_cosine_{found['pool']}"] = found["cosine"]

@@ -9,7 +9,7 @@ stability   against the other autoencoders given
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from engine.interpret.evaluation.inputs import EvaluationInputs
 from engine.interpret.evaluation.metrics import as_json, probe_summary
 from engine.interpret.evaluation.options import EvaluationOptions
 from engine.interpret.evaluation.splicing import ChunkResult, run_chunk
-from engine.interpret.evaluation.token_pass import RETRIES, TokenState, look, plan_pass
+from engine.interpret.evaluation.token_pass import RETRIES, PassPlan, TokenState, look, plan_pass
 from engine.interpret.evaluation.tokens import calibration_cells, members_with_cells, tokens_in
 from engine.interpret.passes import Progress
 from engine.models import sae
@@ -84,11 +84,8 @@ class Stages:
         return found._replace(facts=as_json(found.facts))
 
     def _baselines(self, dataset: Dataset) -> Found:
-        import ray
-
         self.report(0, 1, "baselines")
-        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_build_baselines)
-        found, objects = ray.get(task.remote(self.inputs, self.options))
+        found, objects = _on_a_worker(_build_baselines, self.inputs, self.options)
         self.report(1, 1, "baselines")
         objects[_STATISTICS] = save({"mean": found.mean_D.numpy()})
         return Found(objects, {"scale": found.scale, "k": found.k})
@@ -98,15 +95,8 @@ class Stages:
         found, dictionaries = self._dictionaries(dataset)
         names, parts = list(dictionaries), list(dictionaries.values())
         there = tokens_in(inputs, members_with_cells(inputs))
-        plan = plan_pass(
-            inputs,
-            calibration_cells(inputs, options.seed),
-            parts,
-            found.mean_D,
-            share=1.0 if options.tokens is None else min(1.0, options.tokens / max(there, 1)),
-            probe_cells=options.probe_cells,
-            seed=options.seed,
-        )
+        share = 1.0 if options.tokens is None else min(1.0, options.tokens / max(there, 1))
+        plan = _on_a_worker(_plan_pass, inputs, options, parts, found.mean_D, share)
         state, peak = look(inputs, plan, parts, self.report)
         objects, facts = token_tables(inputs, state, names, [bins.n_levels for bins in plan.bins])
         probed = _probe(inputs, state, names, found.k, options.seed)
@@ -186,15 +176,50 @@ class Stages:
         return chunks
 
 
+def _on_a_worker(work: Callable[..., Any], *arguments: Any) -> Any:
+    """`work(*arguments, device)` as one task, where there are GPUs on one."""
+    import ray
+
+    gpus = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}
+    task = ray.remote(num_cpus=1, max_retries=RETRIES, **gpus)(work)
+    return ray.get(task.remote(*arguments, "cuda" if gpus else "cpu"))
+
+
 def _build_baselines(
-    inputs: EvaluationInputs, options: EvaluationOptions
+    inputs: EvaluationInputs, options: EvaluationOptions, device: str
 ) -> tuple[Statistics, dict[str, bytes]]:
     cells = calibration_cells(inputs, options.seed)
-    found = Statistics.of(cells.x_TD, sae.load(local_copy(inputs.sae_path)))
+    found = Statistics.of(cells.x_TD, sae.load(local_copy(inputs.sae_path)).to(device))
     objects = baselines.build(
-        inputs, found, cells.x_TD, options.baselines, steps=options.frozen_steps, seed=options.seed
+        inputs,
+        found,
+        cells.x_TD,
+        options.baselines,
+        steps=options.frozen_steps,
+        seed=options.seed,
+        device=device,
     )
     return found, objects
+
+
+def _plan_pass(
+    inputs: EvaluationInputs,
+    options: EvaluationOptions,
+    parts: Sequence[Dictionary],
+    mean_D: torch.Tensor,
+    share: float,
+    device: str,
+) -> PassPlan:
+    return plan_pass(
+        inputs,
+        calibration_cells(inputs, options.seed),
+        parts,
+        mean_D,
+        share=share,
+        probe_cells=options.probe_cells,
+        seed=options.seed,
+        device=device,
+    )
 
 
 def token_tables(

@@ -120,12 +120,13 @@ def plan_pass(
     share: float,
     probe_cells: int,
     seed: int,
+    device: str = "cpu",
 ) -> PassPlan:
     """Ranges and units from the calibration cells."""
     bins, units = [], []
     n_cells = inputs.n_cells * min(share, 1.0)
     for dictionary in dictionaries:
-        codes = _codes_by_cell(dictionary, calibration)[1]
+        codes = _codes_by_cell(dictionary.to(device), calibration, device)
         exact = n_cells * dictionary.n_features <= EXACT_UP_TO
         of_sample = CellBins.of_sample(codes.feature_P, codes.peak_P, dictionary.n_features)
         bins.append(CellBins() if exact else of_sample)
@@ -242,14 +243,13 @@ def _of_genes(fired: Activations, gene_rows: np.ndarray, n_tokens: int) -> Activ
     return Activations(place_T[fired.token_N[kept]], fired.feature_N[kept], fired.value_N[kept])
 
 
-def _codes_by_cell(dictionary: Dictionary, genes: WholeCells) -> tuple[Activations, CellCodes]:
+def _codes_by_cell(dictionary: Dictionary, genes: WholeCells, device: str) -> CellCodes:
     parts = [
-        activations_of(dictionary.explain(genes.x_TD[first:last].float()), first)
+        activations_of(dictionary.explain(genes.x_TD[first:last].to(device).float()), first)
         for first, last in _pieces(len(genes))
     ]
-    fired = joined(parts)
     cell_C, slot_T, _ = _slots(genes, segments(genes.cell_T))
-    return fired, cell_codes(fired, slot_T, max(len(cell_C), 1))
+    return cell_codes(joined(parts), slot_T, max(len(cell_C), 1))
 
 
 def _slots(genes: WholeCells, starts_C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
