@@ -1,8 +1,9 @@
 """Flags: typed options from the command line and, below them, from a YAML file."""
 
+import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, fields, make_dataclass
+from typing import Any, TypeVar
 
 import tyro
 
@@ -50,6 +51,21 @@ def comma_separated(text: str) -> tuple[str, ...]:
 
 
 def parse(name: str, options_type: type[OptionsType], argv: Sequence[str]) -> OptionsType:
-    """Options from flags and, below them, from the YAML file of `--config`."""
+    """Options from flags and, below them, from the YAML file of `--config`.
+
+    Options made of several classes of flags name them in `GROUPS`, title -> class: `--help` shows the flags
+    of each class together, under its own words.
+    """
     expanded = arguments_from_yaml(list(argv), options_type)
-    return tyro.cli(options_type, prog=f"syncytium {name}", args=expanded)
+    groups: dict[str, type] = getattr(options_type, "GROUPS", {})
+    if not groups:
+        return tyro.cli(options_type, prog=f"syncytium {name}", args=expanded)
+    grouped: Any = tyro.cli(
+        make_dataclass("Grouped", groups.items(), kw_only=True),
+        prog=f"syncytium {name}",
+        description=inspect.getdoc(options_type),
+        args=expanded,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    parts = (getattr(grouped, title) for title in groups)
+    return options_type(**{field.name: getattr(part, field.name) for part in parts for field in fields(part)})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class TrainingFlags(JobOptions):
-    """Flags that say how to train; a job adds what to train on what."""
+    """How to train, and where: the same for every job that trains."""
 
     steps: int
     """Optimiser steps."""

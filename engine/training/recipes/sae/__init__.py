@@ -1,6 +1,6 @@
 """Training sparse autoencoders on activations, and exporting them as SAELens directories."""
 
-from engine.training.recipes.sae.architectures import ARCHITECTURES, ArchitectureName
+from engine.training.recipes.sae.architectures import ARCHITECTURES, SAELENS_NAMES, ArchitectureName
 from engine.training.recipes.sae.module import SparseTraining
 from engine.training.recipes.sae.recipe import SparseRecipe
 from engine.training.recipes.sae.statistics import activation_statistics
@@ -8,6 +8,7 @@ from engine.training.recipes.sae.sweep import Member, run_sweep
 
 __all__ = [
     "ARCHITECTURES",
+    "SAELENS_NAMES",
     "ArchitectureName",
     "Member",
     "SparseRecipe",
