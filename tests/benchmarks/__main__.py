@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOT_BENCHMARKS = {"__init__", "__main__", "cpu_time", "report", "synthetic_counts"}
+NOT_BENCHMARKS = {"__init__", "__main__", "cpu_time", "device_time", "report", "synthetic_counts"}
 
 
 def main() -> int:

@@ -1,8 +1,6 @@
 """Tahoe-x1 shapes on a GPU: model FLOPs utilisation, peak memory, and the padded way of running them."""
 
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from engine.models import Tokens, tahoe
 from engine.models.layers.precision import set_precision
 from engine.streaming.copies import on_device
 from engine.streaming.packing import pack
+from tests.benchmarks.device_time import cost, matrix_rate
 from tests.benchmarks.encoding import padded_tahoe
 from tests.benchmarks.report import Figure, main
 
@@ -28,8 +27,6 @@ pbmc4k's and capped. Copies to the device are included; tokenising and the way b
 DECILES = [499, 878, 1007, 1092, 1162, 1237, 1317, 1411, 1562, 1857, 4135]
 VOCABULARY = 62_706  # genes of the released models; with the special tokens 62,720
 PADDED_CELLS = 64
-REPEATS = 3
-PRODUCTS = 10  # one alone is over before a clock can tell
 
 
 @dataclass(frozen=True)
@@ -90,38 +87,6 @@ def useful_flops(encoder: tahoe.TahoeEncoder, lengths: np.ndarray) -> float:
     linear = 2 * (4 * width * width + 2 * width * ffn) * float(lengths.sum())
     attention = 4 * width * float((lengths.astype(np.float64) ** 2).sum())
     return encoder.n_layers * (linear + attention)
-
-
-def best_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Of some repeats, after one that warms up."""
-    found = []
-    for _ in range(1 + REPEATS):
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - started)
-    return min(found[1:])
-
-
-def cost(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds, and GiB of device memory at the peak (0 on a CPU, where nothing counts it)."""
-    if device.type != "cuda":
-        return best_seconds(work, device), 0.0
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    seconds = best_seconds(work, device)
-    return seconds, torch.cuda.max_memory_allocated(device) / 2**30
-
-
-def matrix_rate(device: torch.device, *, smoke: bool) -> float:
-    """The device's own FLOP/s for square bf16 matrices, the best of some sizes."""
-    rates = []
-    for size in (128,) if smoke else (4096, 8192, 12_288):
-        a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-        seconds = best_seconds(lambda a=a, b=b: [torch.mm(a, b) for _ in range(PRODUCTS)], device)
-        rates.append(PRODUCTS * 2 * size**3 / seconds)
-    return max(rates)
 
 
 @torch.inference_mode()

@@ -49,7 +49,7 @@ def activations(size: Size) -> Tensor:
 
 
 def our_step(size: Size, x_BD: Tensor, dead_F: Tensor) -> Step:
-    training = sae.TrainingModule(sae.create(size.width, size.features, size.k))
+    training = sae.TrainingModule(sae.create(size.width, size.features, size.k)).to(x_BD.device)
     optimiser = torch.optim.Adam(training.parameters(), lr=LEARNING_RATE, fused=True)
 
     def step() -> None:
@@ -62,7 +62,8 @@ def our_step(size: Size, x_BD: Tensor, dead_F: Tensor) -> Step:
 
 
 def saelens_step(size: Size, x_BD: Tensor, dead_F: Tensor, *, fused: bool) -> Step:
-    config = TopKTrainingSAEConfig(d_in=size.width, d_sae=size.features, k=size.k)
+    device = str(x_BD.device)
+    config = TopKTrainingSAEConfig(d_in=size.width, d_sae=size.features, k=size.k, device=device)
     theirs = TopKTrainingSAE(config)
     theirs.load_state_dict(sae.create(size.width, size.features, size.k).state_dict())
     settings = SAETrainerConfig(
@@ -70,6 +71,7 @@ def saelens_step(size: Size, x_BD: Tensor, dead_F: Tensor, *, fused: bool) -> St
         train_batch_size_samples=size.tokens,
         lr=LEARNING_RATE,
         lr_end=LEARNING_RATE,
+        device=device,
     )
     trainer = SAETrainer(settings, theirs, iter([]))
     if fused:
