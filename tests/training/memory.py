@@ -12,6 +12,9 @@ from engine.training.options import TrainingOptions
 from engine.training.recipe import Share
 from engine.training.sharding import Groups, Worker, optimiser_step, shard
 
+# What a plan may be off by, at widths where a step's temporaries count as much as weights do.
+LEAST, MOST = 0.95, 1.3
+
 
 class Objective(nn.Module):
     """An autoencoder's objective as the loop calls one, with a tenth of the features dead."""

@@ -1,5 +1,6 @@
 """Several processes that share features and batches give what one process gives, ZeRO or not."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,15 +20,19 @@ from engine.training.loop import train
 from engine.training.metrics import read_metrics
 from engine.training.options import TrainingOptions
 from engine.training.output import begin
+from engine.training.plan import Hardware, of_sae
 from engine.training.recipe import Batch, Share
 from engine.training.recipes.sae.module import SparseTraining
 from engine.training.sharding import join_workers
 from engine.training.stored_state import StoredState
 from storage.errors import DamagedDataset
 from storage.locations import Location
+from tests.training.memory import LEAST, MOST, step_bytes
 from tests.training.processes import start_processes
 
 WORLD, STEPS, BATCH, D, F = 4, 8, 48, 16, 64
+# What memory is measured of: feature_parallel and ZeRO stage.
+WIDE, MEASURED = sae.SAEConfig("topk", 64, 4096, k=16, rescale_acts_by_decoder_norm=True), ((2, 1), (4, 0))
 
 
 @dataclass(frozen=True)
@@ -126,12 +131,20 @@ def train_case(case: Case, worker: Any) -> None:
         assert case.stop is not None
 
 
+def wide_options(feature_parallel: int, zero: int) -> TrainingOptions:
+    """Of a run whose memory is measured: 256 tokens to each group of workers."""
+    chosen = options(WORLD, feature_parallel, zero)
+    return replace(chosen, batch=256 * chosen.data_parallel)
+
+
 def run_rank(rank: int, rendezvous: str, cases: list[Case]) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=WORLD)
     worker = join_workers(rank, WORLD, 1)
     for case in cases:
         train_case(case, worker)
+    sizes = [step_bytes(WIDE, wide_options(n, zero), worker) for n, zero in MEASURED]
+    Path(f"{rendezvous}-bytes-{rank}").write_text(json.dumps(sizes))
     dist.destroy_process_group()
 
 
@@ -251,3 +264,13 @@ def test_any_rows_are_read_from_the_pieces_of_four(folder: Path) -> None:
     fewer = replace(newest, files={file: n for file, n in newest.files.items() if file[7:12] != "00001"})
     with pytest.raises(DamagedDataset, match=r"elements from 256 of weight objective\.sae\.W_dec"):
         checkpoints.stored(fewer)[weight]
+
+
+def test_the_plan_is_what_four_processes_allocate(folder: Path) -> None:
+    for rank in range(WORLD):
+        sizes = json.loads((folder / f"rendezvous-bytes-{rank}").read_text())
+        for (n, zero), measured in zip(MEASURED, sizes, strict=True):
+            planned = of_sae(
+                d_in=64, width=4096, k=16, training=wide_options(n, zero), hardware=Hardware(device="cpu")
+            )
+            assert LEAST * measured <= planned.memory_bytes <= MOST * measured, (n, zero)

@@ -21,6 +21,8 @@ SPARSE = ("topk", "batchtopk", "matryoshka_batchtopk")
 # Alive at once for each active pair: token, feature and score; the same sorted by feature; value, gradient
 # and their sorted copies.
 BYTES_PER_PAIR = 64
+# And for each candidate: feature and score, before and after the best are kept.
+BYTES_PER_CANDIDATE = 24
 # [B, D] tensors alive at the peak: the batch, centred and scaled, reconstruction, residual, two gradients.
 BATCH_COPIES = 6
 # [B, F] tensors of architectures whose sparsity is known only afterwards: products, activations, gate, and
@@ -134,19 +136,18 @@ def _working(
     rows = min(cut.micro_batch, max(MIN_ROWS, chunk))
     candidates = min(int(k) + (SPARE_CANDIDATES if halved else 0), cut.features)
     n_dead = dead_per_token(d_in, cut.features)
-    pairs = cut.micro_batch * (k / cut.feature_parallel + candidates + n_dead)
+    pairs = cut.micro_batch * (k + n_dead) / cut.feature_parallel
+    offered = cut.micro_batch * (candidates + n_dead)
     found = {
         "encoder copy": item * cut.features * d_in,
         "chunk buffer": item * rows * cut.features,
-        "active pairs": int(BYTES_PER_PAIR * pairs),
+        "active pairs": int(BYTES_PER_PAIR * pairs + BYTES_PER_CANDIDATE * offered),
     }
     if dense_wins(width, k, hardware.device):
         found["dense activations"] = DENSE_COPIES * ITEM * cut.micro_batch * cut.features
     if cut.feature_parallel > 1:
         # Everybody's candidates with their order.
-        found["gathered values"] = int(
-            3 * ITEM * cut.micro_batch * (candidates + n_dead) * cut.feature_parallel
-        )
+        found["gathered values"] = int(3 * ITEM * offered * cut.feature_parallel)
     return found | batch
 
 

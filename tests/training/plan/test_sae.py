@@ -10,10 +10,7 @@ from engine.training.options import TrainingOptions
 from engine.training.plan import H200, Hardware, of_sae
 from engine.training.sharding import join_workers
 from storage.errors import InputError
-from tests.training.memory import step_bytes
-
-# What a plan may be off by, at widths where a step's temporaries count as much as weights do.
-LEAST, MOST = 0.95, 1.25
+from tests.training.memory import LEAST, MOST, step_bytes
 
 
 def training(**changes: object) -> TrainingOptions:
