@@ -4,7 +4,8 @@ Every function here gives an intervention for `encoder(tokens, interventions={ho
 encoder. Gradients pass to the state, and not through the autoencoder's encoder: its codes count as constants.
 
     edits = [FeatureEdit(4711, "ablate"), FeatureEdit(88, "add", 3.0)]
-    encoder(tokens, predictions=True, interventions={"resid_post_16": delta(sae, edits, genes_only(encoder))})
+    intervention = delta(Reading.of(encoder, sae), edits)
+    encoder(tokens, predictions=True, interventions={"resid_post_16": intervention})
 
 Legend: T packed tokens, R rows of them that may be changed, D width, J edited features, V vocabulary.
 """
@@ -24,6 +25,8 @@ from engine.models.sae import SAE
 from engine.models.tokens import PackedTokens
 
 Op = Literal["ablate", "clamp", "scale", "add"]
+# In a tokeniser's `token_classes` by number, and in an autoencoder's metadata by name.
+TOKEN_CLASSES = ("gene", "cell", "special")
 OPS: tuple[Op, ...] = ("ablate", "clamp", "scale", "add")
 
 
@@ -66,58 +69,86 @@ class FeatureEdit:
         return replace(self, op="scale", value=1 + dose * (factor - 1))
 
 
-def genes_only(encoder: Encoder) -> Tensor:
-    """`editable_V` that leaves special tokens alone."""
-    return torch.as_tensor(encoder.tokeniser.token_classes == 0, device=encoder.device)
+@dataclass(frozen=True)
+class Reading:
+    """An autoencoder and what it reads of the states at its hook.
+
+    editable_V (bool by token id): the tokens it is about, None for all; no other is ever changed.
+    gene_means_GD (by token id): of one trained on gene residuals, which takes states less the mean of their
+    gene; None for one that takes states as they are.
+    """
+
+    sae: SAE
+    editable_V: Tensor | None = None
+    gene_means_GD: Tensor | None = None
+
+    @classmethod
+    def of(cls, encoder: Encoder, sae: SAE, gene_means_GD: Tensor | None = None) -> Reading:
+        """About the class of tokens that its metadata says it was trained on: genes if they do not say."""
+        kind = sae.config.metadata.get("token_class", "gene")
+        if kind == "all":
+            return cls(sae, None, gene_means_GD)
+        number = TOKEN_CLASSES.index(kind) if kind in TOKEN_CLASSES else 0
+        return cls(sae, tokens_of_class(encoder, number), gene_means_GD)
+
+    def rows(self, tokens: PackedTokens) -> Tensor:
+        """Packed rows, int64, whose state it is about."""
+        return editable_rows(tokens, self.editable_V)
+
+    def read(self, x_RD: Tensor, ids_R: Tensor) -> Tensor:
+        """What the autoencoder takes for these states, constant to gradients."""
+        x_RD = x_RD.detach()
+        return x_RD if self.gene_means_GD is None else x_RD - self.gene_means_GD[ids_R]
 
 
-def delta(sae: SAE, edits: Sequence[FeatureEdit], editable_V: Tensor | None = None) -> Intervention:
+def tokens_of_class(encoder: Encoder, number: int = 0) -> Tensor:
+    """`editable_V` of the tokens of one class (a tokeniser's `token_classes`); 0: genes."""
+    return torch.as_tensor(encoder.tokeniser.token_classes == number, device=encoder.device)
+
+
+def delta(reading: Reading, edits: Sequence[FeatureEdit]) -> Intervention:
     """x plus what the edits change in its reconstruction; what the autoencoder does not explain stays.
 
-    editable_V (bool by token id): tokens that may be changed, None for all. Other rows keep their bits.
-    Raises ModelError for edits that this autoencoder cannot take.
+    Rows that the autoencoder is not about, and those that no edit changes, keep their bits. Raises ModelError
+    for edits that this autoencoder cannot take.
     """
-    features = edited_features(sae, edits)
+    sae, features = reading.sae, edited_features(reading.sae, edits)
     features_J = torch.tensor(features, dtype=torch.int64, device=sae.W_enc.device)
 
     def intervene(x_TD: Tensor, tokens: PackedTokens) -> Tensor:
-        rows_R = editable_rows(tokens, editable_V)
-        x_RD, ids_R = x_TD[rows_R], tokens.ids_T[rows_R]
-        change_RJ = changes(sae.encode_features(x_RD.detach(), features_J), features, edits, ids_R)
-        moved_RD = sae.decode_change(change_RJ, features_J, x_RD.detach())
+        rows_R = reading.rows(tokens)
+        ids_R = tokens.ids_T[rows_R]
+        read_RD = reading.read(x_TD[rows_R], ids_R)
+        change_RJ = changes(sae.encode_features(read_RD, features_J), features, edits, ids_R)
+        moved_RD = sae.decode_change(change_RJ, features_J, read_RD)
         return x_TD.index_add(0, rows_R, moved_RD.to(x_TD.dtype))
 
     return intervene
 
 
 def reconstruct(
-    sae: SAE,
-    editable_V: Tensor | None = None,
-    *,
-    edits: Sequence[FeatureEdit] = (),
-    keep_error: bool = False,
+    reading: Reading, *, edits: Sequence[FeatureEdit] = (), keep_error: bool = False
 ) -> Intervention:
     """The reconstruction in place of x, with edited activations.
 
     keep_error: plus what the autoencoder did not explain of x, which is `delta` computed the long way (and x
-    itself without edits). editable_V: as in `delta`.
+    itself without edits).
     """
-    _require_same_space(sae)
-    features = edited_features(sae, edits)
+    sae, features = reading.sae, edited_features(reading.sae, edits)
     features_J = torch.tensor(features, dtype=torch.int64, device=sae.W_enc.device)
 
     def intervene(x_TD: Tensor, tokens: PackedTokens) -> Tensor:
-        rows_R = editable_rows(tokens, editable_V)
-        x_RD = x_TD[rows_R].detach()
-        codes = sae.encode_sparse(x_RD)
-        r_RD = sae.decode_sparse(codes, x_RD)
-        error_RD = x_TD[rows_R] - r_RD if keep_error else None
+        rows_R = reading.rows(tokens)
+        ids_R = tokens.ids_T[rows_R]
+        read_RD = reading.read(x_TD[rows_R], ids_R)
+        r_RD = sae.decode_sparse(sae.encode_sparse(read_RD), read_RD)
+        # With gene residuals: what is not explained, means included, is what the state is beside them.
+        beside_RD = x_TD[rows_R] - (r_RD if keep_error else read_RD)
         if edits:
-            a_RJ = sae.encode_features(x_RD, features_J)
-            change_RJ = changes(a_RJ, features, edits, tokens.ids_T[rows_R])
-            r_RD = r_RD + sae.decode_change(change_RJ, features_J, x_RD)
-        if error_RD is not None:
-            r_RD = r_RD + error_RD
+            change_RJ = changes(sae.encode_features(read_RD, features_J), features, edits, ids_R)
+            r_RD = r_RD + sae.decode_change(change_RJ, features_J, read_RD)
+        if keep_error or reading.gene_means_GD is not None:
+            r_RD = r_RD + (beside_RD if keep_error else beside_RD.detach())
         return x_TD.index_copy(0, rows_R, r_RD.to(x_TD.dtype))
 
     return intervene

@@ -1,6 +1,6 @@
 """How much each feature contributes to a metric: patching, integrated gradients, exact ablation.
 
-All three say what ablating a feature on all gene tokens changes: patching to first order, in one forward and
+All three say what ablating a feature on all its tokens changes: patching to first order, in one forward and
 one backward pass for all features, effect_j = sum_t -z_tj (w_j . dm/dx_t); integrated gradients with the
 gradient averaged while the chosen features are taken away together; ablation by doing it.
 
@@ -25,8 +25,7 @@ from engine.interpret.attribution.metrics import Batch, Metric
 from engine.interpret.steering.design import Design, Variant
 from engine.interpret.steering.grid import EditGrid
 from engine.models import Encoder, PackedTokens
-from engine.models.interventions import FeatureEdit, editable_rows, genes_only
-from engine.models.sae import SAE
+from engine.models.interventions import FeatureEdit, Reading
 from engine.models.sae.sparse_ops import bag_sum, sampled_products
 
 STEPS = 10
@@ -62,14 +61,14 @@ class Attributor:
     """
 
     encoder: Encoder
-    sae: SAE
+    reading: Reading
     hook: str
     metric: Metric
 
     def __post_init__(self) -> None:
         self.metric.require(self.encoder)
         self.encoder.requires_grad_(False)
-        self.editable_V = genes_only(self.encoder)
+        self.sae = self.reading.sae
         self.norm_F: Tensor | None = None
         if self.sae.config.rescale_acts_by_decoder_norm:
             self.norm_F = self.sae.W_dec.detach().float().norm(dim=1)
@@ -93,9 +92,9 @@ class Attributor:
 
     @torch.no_grad()
     def pairs(self, x_TD: Tensor, tokens: PackedTokens) -> Pairs:
-        """Active features of the gene tokens."""
-        rows_R = editable_rows(tokens, self.editable_V)
-        x_RD = x_TD[rows_R]
+        """Active features of the tokens that the autoencoder is about."""
+        rows_R = self.reading.rows(tokens)
+        x_RD = self.reading.read(x_TD[rows_R], tokens.ids_T[rows_R])
         index_RK, value_RK = self.sae.encode_sparse(x_RD)
         fires_RK = value_RK > 0
         at_N = fires_RK.nonzero()[:, 0]
@@ -133,7 +132,7 @@ class Attributor:
     def ablated(
         self, batch: Batch, features: Sequence[int], cells: npt.NDArray[np.int64], most_tokens: int
     ) -> Tensor:
-        """What ablating each feature by itself on all gene tokens changes in every cell, float32 d_CJ.
+        """What ablating each feature by itself on all its tokens changes in every cell, float32 d_CJ.
 
         most_tokens: budget of a packed batch that holds several versions of each cell.
         """
@@ -144,7 +143,7 @@ class Attributor:
             variants = (Variant("base"), *(Variant("edit", 0, 1.0, (edit,)) for edit in edits))
             design = Design(self.hook, "delta", 0, "", 0, (), variants)
             many, rows_VT = batch.repeated(len(variants))
-            grid = EditGrid(self.sae, design, rows_VT, self.editable_V, cells, batch.tokens.layout)
+            grid = EditGrid(self.reading, design, rows_VT, batch.tokens, cells)
             m_CV, _ = self.metric.values(self.encoder, many, {self.hook: grid})
             m_CV = m_CV.view(-1, len(variants))
             parts.append(m_CV[:, 1:] - m_CV[:, :1])

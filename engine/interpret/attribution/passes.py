@@ -16,6 +16,7 @@ from engine.interpret.attribution.effects import Attributor
 from engine.interpret.attribution.metrics import Batch, Metric
 from engine.interpret.attribution.scores import Checked, Scores, agreement, attribution_table
 from engine.models import Encoder, Tokens
+from engine.models.interventions import Reading
 from engine.models.sae import SAE
 from engine.streaming.packing import pack
 
@@ -106,7 +107,7 @@ def attribution_of(scores: Scores, checked: Checked, *, seed: int) -> Attributio
 def attribute(
     encoder: Encoder,
     tokens: Tokens,
-    sae: SAE,
+    sae: SAE | Reading,
     metric: Metric,
     *,
     hook: str,
@@ -116,10 +117,12 @@ def attribute(
 ) -> Attribution:
     """Which features of an autoencoder a metric of some cells rests on.
 
+    sae: an autoencoder, or a `Reading` of one that was trained on gene residuals.
     The autoencoder must be on the encoder's device; the encoder's weights stop asking for gradients. Raises
     ModelError when the encoder does not have what the metric reads.
     """
-    attributor, cells = Attributor(encoder, sae, hook, metric), np.arange(tokens.n_cells)
+    reading = sae if isinstance(sae, Reading) else Reading.of(encoder, sae)
+    attributor, cells = Attributor(encoder, reading, hook, metric), np.arange(tokens.n_cells)
     scores = score_cells(attributor, tokens, cells, batch_tokens)
     integrated, ablated = (depth or Depth()).chosen(scores)
     checked = check_cells(attributor, tokens, cells, batch_tokens, integrated, ablated)

@@ -29,8 +29,9 @@ from engine.interpret.attribution.passes import (
 )
 from engine.interpret.attribution.scores import Checked, Scores
 from engine.interpret.inputs import EncodedInputs
-from engine.interpret.passes import Progress, autoencoder
+from engine.interpret.passes import Progress
 from engine.interpret.steering.activity import label_directions
+from engine.interpret.steering.reading import open_reading
 from engine.interpret.steering.run import SurveyRequest, survey_on_ray, survey_spans, token_ids
 from engine.models import Encoder
 from engine.streaming.recipe import Recipe
@@ -259,8 +260,9 @@ def _opened(work: _Work, start: int, stop: int) -> tuple[Attributor, Any]:
     inputs, recipe = work.inputs, work.recipe
     model = inputs.stream.model
     spec = EncoderSpec(model.path, recipe.precision, recipe.batch_tokens, 1, work.device)
-    sae = autoencoder(inputs.sae_path, inputs.sae_fingerprint, work.device)
-    attributor = Attributor(_encoder(spec, model.fingerprint), sae, inputs.hook, work.metric)
+    encoder = _encoder(spec, model.fingerprint)
+    reading = open_reading(encoder, inputs.sae_path, inputs.sae_fingerprint)
+    attributor = Attributor(encoder, reading, inputs.hook, work.metric)
     tokenise = inputs.stream.tokeniser(recipe.max_tokens, recipe.seed)
     return attributor, tokenise.tokens(inputs.store.read(start, stop))
 

@@ -21,13 +21,14 @@ from engine.interpret.features import NO_LABEL
 from engine.interpret.runs import Float64
 from engine.interpret.steering.edits import Unit
 from engine.models import Encoder, Tokens
-from engine.models.sae import SAE
+from engine.models.interventions import Reading
 from engine.streaming.packing import pack
 from storage.errors import InputError
 from storage.features import FeatureTables
 
 NEAREST = 10
 """A control is drawn from so many features whose density is nearest."""
+NO_GENE = -1
 FEWEST_TOKENS = 3
 """A gene seen on fewer tokens is not taken for a target: a mean over two says little."""
 
@@ -79,7 +80,7 @@ class TabledActivity:
 
 
 class SurveyedActivity:
-    """From the codes of surveyed gene tokens: codes_TF (sparse) and the gene of each token."""
+    """From the codes of surveyed tokens: codes_TF (sparse) and the gene of each (NO_GENE: a special one)."""
 
     def __init__(self, codes_TF: sparse.csr_matrix, gene_T: npt.NDArray[np.int64]) -> None:
         self._codes_FT = codes_TF.tocsc()
@@ -97,8 +98,10 @@ class SurveyedActivity:
 
     def top_genes(self, feature: int, n_genes: int) -> list[int]:
         rows, values = self._values(feature)
+        genes_T, is_gene_R = self._gene_T[self._gene_T != NO_GENE], self._gene_T[rows] != NO_GENE
+        rows, values = rows[is_gene_R], values[is_gene_R]
         size = int(self._gene_T.max(initial=-1)) + 1
-        tokens_G = np.bincount(self._gene_T, minlength=size)
+        tokens_G = np.bincount(genes_T, minlength=size)
         sum_G = np.bincount(self._gene_T[rows], weights=values, minlength=size)
         mean_G = np.where(tokens_G >= FEWEST_TOKENS, sum_G / np.maximum(tokens_G, 1), 0)
         order = np.lexsort((np.arange(size), -mean_G))[:n_genes]
@@ -142,7 +145,7 @@ class Survey:
 @torch.inference_mode()
 def survey(
     encoder: Encoder,
-    sae: SAE,
+    reading: Reading,
     tokens: Tokens,
     hook: str,
     *,
@@ -152,7 +155,8 @@ def survey(
     label_C: npt.NDArray[np.int32] | None = None,
     n_labels: int = 0,
 ) -> Survey:
-    """Codes of all gene tokens of some cells, and the cells' embeddings by label (-1: none)."""
+    """Codes of the tokens the autoencoder is about, and the cells' embeddings by label (-1: none)."""
+    sae = reading.sae
     codes, genes = (
         [sparse_codes(sae, torch.zeros(0, sae.d_in, device=sae.W_enc.device), sae.d_sae)],
         [np.zeros(0, np.int64)],
@@ -161,9 +165,10 @@ def survey(
     for cells in pack(tokens.lengths, batch_tokens):
         packed = tokens.select(cells).to_torch(encoder.device)
         states = encoder(packed, (hook, layer_hook)).hooks
-        gene_T = encoder.is_gene(packed.ids_T)
-        codes.append(sparse_codes(sae, states[hook][gene_T], sae.d_sae))
-        genes.append(packed.ids_T[gene_T].cpu().numpy())
+        rows_R = reading.rows(packed)
+        ids_R = packed.ids_T[rows_R]
+        codes.append(sparse_codes(sae, reading.read(states[hook][rows_R], ids_R), sae.d_sae))
+        genes.append(torch.where(encoder.is_gene(ids_R), ids_R, NO_GENE).cpu().numpy())
         if label_C is not None:
             e_CD = encoder.pooled(states[layer_hook], packed, pool).double().cpu().numpy()
             known = (label_C[cells] != NO_LABEL) & ~np.isnan(e_CD).any(axis=1)

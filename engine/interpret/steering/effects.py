@@ -20,16 +20,15 @@ from engine.interpret.steering.grid import EditGrid, repeated
 from engine.interpret.steering.predictions import quantities, states_and_predictions
 from engine.models import Encoder, PackedTokens
 from engine.models.encoder import layer_hook
-from engine.models.interventions import genes_only
-from engine.models.sae import SAE
+from engine.models.interventions import Reading
 
 
 class BatchEffects(NamedTuple):
     """Every change is against the version's reference (`Design.reference`).
 
     cosine_VC, shift_VC: between embeddings, and the norm of their difference. along_VCL: the difference along
-    label directions. moved_VC: root mean square, over a cell's gene tokens, of how far the edit moved their
-    states. edited_VC: gene tokens it moved. on_VQC: mean change of predictions at target genes (NaN without
+    label directions. moved_VC: root mean square, over the tokens that may be edited, of how far their states
+    were moved. edited_VC: tokens that were. on_VQC: mean change of predictions at target genes (NaN without
     one). off_VQC: norm of the changes at all other genes. gene_R, base_QR, change_VQR: by gene token.
     """
 
@@ -51,25 +50,24 @@ class Gauge:
     def __init__(
         self,
         encoder: Encoder,
-        sae: SAE,
+        reading: Reading,
         design: Design,
         directions_LD: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        self.encoder, self.sae, self.design = encoder, sae, design
+        self.encoder, self.reading, self.design = encoder, reading, design
         self.quantities = quantities(encoder)
         self.embedding_hook = layer_hook(design.layer, encoder.n_layers)
-        self.editable_V = genes_only(encoder)
         directions_LD = np.zeros((0, encoder.d_model), np.float32) if directions_LD is None else directions_LD
         self.directions_LD = torch.from_numpy(directions_LD).to(encoder.device)
         self.reference_V = [design.reference(number) for number in range(len(design.variants))]
-        self.target_VG = _targets(design, len(self.editable_V)).to(encoder.device)
+        self.target_VG = _targets(design, len(encoder.tokeniser.token_classes)).to(encoder.device)
 
     @torch.no_grad()
     def __call__(self, tokens: PackedTokens, cells: npt.NDArray[np.int64]) -> BatchEffects:
         """cells: numbers of the batch's cells in their store."""
         n_versions, layout = len(self.design.variants), tokens.layout
         many, rows_VT = repeated(tokens, n_versions)
-        grid = EditGrid(self.sae, self.design, rows_VT, self.editable_V, cells, layout)
+        grid = EditGrid(self.reading, self.design, rows_VT, tokens, cells)
         hooks = {self.design.hook: grid}
         states, predicted = states_and_predictions(self.encoder, many, (self.embedding_hook,), hooks)
         e_CVD = self.encoder.pooled(states[self.embedding_hook], many, self.design.pool).view(
@@ -80,23 +78,19 @@ class Gauge:
         y_VQR = torch.zeros(n_versions, len(self.quantities), len(rows_R), device=gene_T.device)
         for number, name in enumerate(self.quantities):
             y_VQR[:, number] = predicted[name][rows_VT[:, rows_R]]
-        return self._compare(
-            e_CVD.transpose(0, 1),
-            y_VQR,
-            tokens.ids_T[rows_R],
-            layout.cell_T[rows_R],
-            grid.moved_VT[:, rows_R],
-        )
+        read_R = self.reading.rows(tokens)
+        moves = _moves(grid.moved_VT[:, read_R], layout.cell_T[read_R], layout.n_cells)
+        gene_R, cell_R = tokens.ids_T[rows_R], layout.cell_T[rows_R]
+        return self._compare(e_CVD.transpose(0, 1), y_VQR, gene_R, cell_R, moves)
 
     def _compare(
-        self, e_VCD: Tensor, y_VQR: Tensor, gene_R: Tensor, cell_R: Tensor, moved_VR: Tensor
+        self, e_VCD: Tensor, y_VQR: Tensor, gene_R: Tensor, cell_R: Tensor, moves: tuple[Tensor, Tensor]
     ) -> BatchEffects:
         n_cells = e_VCD.shape[1]
         reference_VCD = e_VCD[self.reference_V]
         shift_VCD = e_VCD - reference_VCD
         change_VQR = y_VQR - y_VQR[self.reference_V]
         target_VR = self.target_VG[:, gene_R]
-        n_genes_C = _per_cell(torch.ones_like(moved_VR[:1]), cell_R, n_cells)
         n_targets_VC = _per_cell(target_VR.float(), cell_R, n_cells)
         on_VQC = _per_cell(change_VQR * target_VR[:, None], cell_R, n_cells) / n_targets_VC[:, None]
         off_VQC = _per_cell((change_VQR * ~target_VR[:, None]).square(), cell_R, n_cells).sqrt()
@@ -104,14 +98,21 @@ class Gauge:
             cosine_VC=F.cosine_similarity(e_VCD, reference_VCD, dim=2),
             shift_VC=shift_VCD.norm(dim=2),
             along_VCL=shift_VCD @ self.directions_LD.T,
-            moved_VC=(_per_cell(moved_VR.square(), cell_R, n_cells) / n_genes_C).sqrt(),
-            edited_VC=_per_cell((moved_VR > 0).float(), cell_R, n_cells),
+            moved_VC=moves[0],
+            edited_VC=moves[1],
             on_VQC=on_VQC,
             off_VQC=off_VQC,
             gene_R=gene_R,
             base_QR=y_VQR[0],
             change_VQR=change_VQR,
         )
+
+
+def _moves(moved_VR: Tensor, cell_R: Tensor, n_cells: int) -> tuple[Tensor, Tensor]:
+    """Root mean square of how far a cell's tokens were moved (NaN without any), and how many were."""
+    count_1C = _per_cell(torch.ones_like(moved_VR[:1]), cell_R, n_cells)
+    square_VC = _per_cell(moved_VR.square(), cell_R, n_cells) / count_1C
+    return square_VC.sqrt(), _per_cell((moved_VR > 0).float(), cell_R, n_cells)
 
 
 def _targets(design: Design, n_ids: int) -> Tensor:

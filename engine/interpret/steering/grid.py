@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from engine.interpret.steering.design import Design
 from engine.models import PackedTokens
-from engine.models.interventions import changes, editable_rows, edited_features
+from engine.models.interventions import Reading, changes, edited_features
 from engine.models.layout import CellLayout
-from engine.models.sae import SAE
 from engine.streaming.packing import token_positions
 
 
@@ -47,31 +46,30 @@ class EditGrid:
 
     def __init__(
         self,
-        sae: SAE,
+        reading: Reading,
         design: Design,
         rows_VT: Tensor,
-        editable_V: Tensor,
+        tokens: PackedTokens,
         cells: npt.NDArray[np.int64],
-        layout: CellLayout,
     ) -> None:
-        """cells: numbers of the batch's cells in their store, which decide their noise. layout: of one
-        version."""
-        self.sae, self.design, self.rows_VT, self.editable_V = sae, design, rows_VT, editable_V
-        self.cells, self.layout = cells, layout
+        """tokens: of one version. cells: the cells' numbers in their store, which decide their noise."""
+        self.reading, self.design, self.rows_VT = reading, design, rows_VT
+        self.tokens, self.cells = tokens, cells
         self.moved_VT = torch.zeros(rows_VT.shape, device=rows_VT.device)
         self._noise_TD: Tensor | None = None
         edits = {edit.feature: edit for variant in design.variants for edit in variant.edits}
-        self.features = edited_features(sae, tuple(edits.values()))
+        self.features = edited_features(reading.sae, tuple(edits.values()))
 
     def __call__(self, x: Tensor, tokens: PackedTokens) -> Tensor:
         """x, tokens: of all versions. Before the hook they are all equal, so the first tells the codes."""
-        rows_R = _local(editable_rows(tokens, self.editable_V), self.rows_VT)
-        ids_R, x_RD = tokens.ids_T[self.rows_VT[0, rows_R]], x[self.rows_VT[0, rows_R]]
+        sae, rows_R = self.reading.sae, self.reading.rows(self.tokens)
+        ids_R, x_RD = self.tokens.ids_T[rows_R], x[self.rows_VT[0, rows_R]]
+        read_RD = self.reading.read(x_RD, ids_R)
         features_J = torch.tensor(self.features, dtype=torch.int64, device=x.device)
-        a_RJ = self.sae.encode_features(x_RD, features_J)
+        a_RJ = sae.encode_features(read_RD, features_J)
         r_RD = None
         if self.design.mode == "reconstruction":
-            r_RD = self.sae.decode_sparse(self.sae.encode_sparse(x_RD), x_RD)
+            r_RD = sae.decode_sparse(sae.encode_sparse(read_RD), read_RD) + (x_RD - read_RD)
         result, steps = x.clone(), dict[int, Tensor]()
         for number, variant in enumerate(self.design.variants):
             if variant.kind == "base":
@@ -80,7 +78,7 @@ class EditGrid:
                 step_RD = self._noise(x)[rows_R] * steps[variant.norm_of].norm(dim=1, keepdim=True)
             else:
                 change_RJ = changes(a_RJ, self.features, variant.edits, ids_R)
-                step_RD = self.sae.decode_change(change_RJ, features_J, x_RD)
+                step_RD = sae.decode_change(change_RJ, features_J, read_RD)
             if variant.kind == "edit":
                 steps[number] = step_RD
             at_R = self.rows_VT[number, rows_R]
@@ -96,15 +94,8 @@ class EditGrid:
                 np.random.default_rng([self.design.seed, int(cell)]).standard_normal(
                     (int(length), x.shape[1]), dtype=np.float32
                 )
-                for cell, length in zip(self.cells, self.layout.lengths, strict=True)
+                for cell, length in zip(self.cells, self.tokens.layout.lengths, strict=True)
             ]
             noise_TD = torch.from_numpy(np.concatenate(parts)).to(x.device)
             self._noise_TD = F.normalize(noise_TD, dim=1)
         return self._noise_TD
-
-
-def _local(rows: Tensor, rows_VT: Tensor) -> Tensor:
-    """Which tokens of one version are among packed rows of all versions (the same in each)."""
-    is_among = torch.zeros(rows_VT.numel(), dtype=torch.bool, device=rows_VT.device)
-    is_among[rows] = True
-    return is_among[rows_VT[0]].nonzero().squeeze(1)

@@ -29,6 +29,7 @@ from engine.interpret.steering.tables import (
 from engine.interpret.steering.totals import GeneSums
 from engine.models import Encoder, Tokens
 from engine.models.encoder import layer_hook
+from engine.models.interventions import Reading
 from engine.models.sae import SAE
 from engine.streaming.packing import pack
 
@@ -36,7 +37,7 @@ from engine.streaming.packing import pack
 def steer(
     encoder: Encoder,
     tokens: Tokens,
-    sae: SAE,
+    sae: SAE | Reading,
     edits: str | Sequence[Edit],
     *,
     hook: str,
@@ -63,15 +64,17 @@ def steer(
     targets: token ids of the genes meant; by default the ten that the edited features fire on most.
     labels: one per cell, None for a cell without: shifts along the direction of each label are reported.
     layer, pool: of the embedding; by default the model's own convention.
+    sae: an autoencoder, or a `Reading` of one that was trained on gene residuals.
     The autoencoder must be on the encoder's device. Raises InputError, ModelError for what does not fit.
     """
     layer = (encoder.default_layer if layer is None else layer) % encoder.n_layers
     pool = pool or encoder.default_pool
     encoder.require_pool(pool)
     known = sorted({label for label in labels or () if label is not None})
+    reading = sae if isinstance(sae, Reading) else Reading.of(encoder, sae)
     found = survey(
         encoder,
-        sae,
+        reading,
         tokens,
         hook,
         layer_hook=layer_hook(layer, encoder.n_layers),
@@ -96,7 +99,7 @@ def steer(
         seed=seed,
     )
     design = Design(hook, mode, layer, pool, seed, (experiment,), variants)
-    gauge = Gauge(encoder, sae, design, label_directions(found))
+    gauge = Gauge(encoder, reading, design, label_directions(found))
     metrics = metric_names(gauge.quantities, known)
     values_VCM = np.full((len(variants), tokens.n_cells, len(metrics)), np.nan, np.float32)
     sums = GeneSums.empty(len(variants), len(gauge.quantities), len(encoder.tokeniser.gene_ids))

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pandas as pd
 from safetensors.numpy import load, save
 
-from engine.interpret.passes import autoencoder
 from engine.interpret.steering.design import Design
 from engine.interpret.steering.effects import Gauge, metric_names, metric_values
+from engine.interpret.steering.reading import open_reading
 from engine.interpret.steering.tables import (
     cell_table,
     gene_table,
@@ -73,8 +73,8 @@ class EffectProduct:
         return members_by_tokens(bound, min(max(wanted, FEWEST_TOKENS), MOST_TOKENS))
 
     def collect(self, encoder: Encoder, tokens: Tokens, member: Member) -> EffectCollector:
-        sae = autoencoder(self.sae_path, self.sae_fingerprint, str(encoder.device))
-        gauge = Gauge(encoder, sae, self.design, self.directions_LD)
+        reading = open_reading(encoder, self.sae_path, self.sae_fingerprint)
+        gauge = Gauge(encoder, reading, self.design, self.directions_LD)
         return EffectCollector(gauge, tokens, member, self.labels)
 
     def finish(self, dataset: Dataset, source: Source) -> Snapshot:

@@ -14,7 +14,6 @@ import numpy as np
 
 from engine import ray_session
 from engine.interpret.inputs import EncodedInputs
-from engine.interpret.passes import autoencoder
 from engine.interpret.steering.activity import (
     Activity,
     Survey,
@@ -25,6 +24,7 @@ from engine.interpret.steering.activity import (
 from engine.interpret.steering.design import Design, Experiment, Kind, Mode, target_genes, variants_of
 from engine.interpret.steering.edits import Edit, Unit
 from engine.interpret.steering.product import KIND, EffectProduct
+from engine.interpret.steering.reading import open_reading
 from engine.models import Tokens
 from engine.streaming.recipe import Recipe, Workers
 from engine.streaming.replicas import EncoderSpec, load_encoder
@@ -209,7 +209,6 @@ def survey_store(inputs: EncodedInputs, request: SurveyRequest, recipe: Recipe, 
     """Surveys cells from all over the store."""
     model = inputs.stream.model
     encoder = load_encoder(EncoderSpec(model.path, recipe.precision, recipe.batch_tokens, 1, device))
-    sae = autoencoder(inputs.sae_path, inputs.sae_fingerprint, device)
     tokenise = inputs.stream.tokeniser(recipe.max_tokens, recipe.seed)
     spans = survey_spans(inputs.n_cells, request.cells)
     tokens = Tokens.concatenate([tokenise.tokens(inputs.store.read(*span)) for span in spans])
@@ -217,7 +216,7 @@ def survey_store(inputs: EncodedInputs, request: SurveyRequest, recipe: Recipe, 
     label = inputs.label
     return survey(
         encoder,
-        sae,
+        open_reading(encoder, inputs.sae_path, inputs.sae_fingerprint),
         tokens,
         inputs.hook,
         layer_hook=model.hook_of(model.layer(request.layer)),

@@ -12,7 +12,7 @@ from engine.interpret.attribution.effects import Attributor
 from engine.interpret.attribution.metrics import Batch, Metric
 from engine.models import ModelError, sae
 from engine.models.encoder import Encoder
-from engine.models.interventions import FeatureEdit, delta, genes_only
+from engine.models.interventions import FeatureEdit, Reading, delta
 from tests.models.small_models import small_geneformer, small_tahoe, tokens_of
 
 HOOK = "resid_post_0"
@@ -48,7 +48,7 @@ def metrics(encoder: Encoder) -> list[Metric]:
 def test_patching_is_the_gradient_of_taking_a_feature_away(encoder: Encoder, normalisation: str) -> None:
     model, tokens, cells = autoencoder(normalisation), tokens_of(encoder), np.arange(12)
     for metric in metrics(encoder):
-        attributor = Attributor(encoder, model, HOOK, metric)
+        attributor = Attributor(encoder, Reading.of(encoder, model), HOOK, metric)
         batch = metric.batch(encoder, tokens, cells)
         x_TD, gradient_TD, _, _ = attributor.gradient(batch)
         pairs = attributor.pairs(x_TD, batch.tokens)
@@ -78,13 +78,13 @@ def test_ablation_is_what_it_is_by_hand(encoder: Encoder) -> None:
     model, tokens, cells = autoencoder(), tokens_of(encoder), np.arange(12)
     features = [3, 9, 40, 41, 42]
     for metric in metrics(encoder):
-        attributor = Attributor(encoder, model, HOOK, metric)
+        attributor = Attributor(encoder, Reading.of(encoder, model), HOOK, metric)
         batch = metric.batch(encoder, tokens, cells)
         change_CJ = attributor.ablated(batch, features, cells, 2 * tokens.n_tokens)
         with torch.no_grad():
             m_C, _ = metric.values(encoder, batch, {})
             for number, feature in enumerate(features):
-                ablation = delta(model, [FeatureEdit(feature, "ablate")], genes_only(encoder))
+                ablation = delta(Reading.of(encoder, model), [FeatureEdit(feature, "ablate")])
                 ablated_C, _ = metric.values(encoder, batch, {HOOK: ablation})
                 size = m_C.abs().max().item()
                 torch.testing.assert_close(
@@ -95,14 +95,14 @@ def test_ablation_is_what_it_is_by_hand(encoder: Encoder) -> None:
 def test_integrated_gradients_add_up_to_taking_all_away(encoder: Encoder) -> None:
     model, tokens = autoencoder(), tokens_of(encoder)
     metric = Metric("direction", direction_D=DIRECTION, layer=-1, pool="mean")
-    attributor = Attributor(encoder, model, HOOK, metric)
+    attributor = Attributor(encoder, Reading.of(encoder, model), HOOK, metric)
     batch = metric.batch(encoder, tokens, np.arange(12))
     x_TD, _, m_C, _ = attributor.gradient(batch)
     pairs = attributor.pairs(x_TD, batch.tokens).of(torch.arange(64) % 3 == 0)
     total = attributor.integrated(batch, pairs, steps=200).sum()
     edits = [FeatureEdit(feature, "ablate") for feature in range(0, 64, 3)]
     with torch.no_grad():
-        without_C, _ = metric.values(encoder, batch, {HOOK: delta(model, edits, genes_only(encoder))})
+        without_C, _ = metric.values(encoder, batch, {HOOK: delta(Reading.of(encoder, model), edits)})
     torch.testing.assert_close(total, (without_C - m_C).sum(), rtol=2e-2, atol=1e-3)
 
 
@@ -110,7 +110,7 @@ def test_where_the_metric_is_linear_all_ways_agree() -> None:
     encoder, model = small_geneformer(), autoencoder()
     metric = Metric("direction", direction_D=DIRECTION, layer=-1, pool="mean")
     tokens, features = tokens_of(encoder), list(range(64))
-    attributor = Attributor(encoder, model, "final", metric)
+    attributor = Attributor(encoder, Reading.of(encoder, model), "final", metric)
     batch = metric.batch(encoder, tokens, np.arange(12))
     x_TD, gradient_TD, _, _ = attributor.gradient(batch)
     pairs = attributor.pairs(x_TD, batch.tokens)
@@ -148,6 +148,6 @@ def test_cells_without_the_gene_have_no_metric(encoder: Encoder) -> None:
 
 def test_what_an_encoder_does_not_predict() -> None:
     with pytest.raises(ModelError, match="head 'mvc': this encoder predicts logit"):
-        Attributor(small_geneformer(), autoencoder(), HOOK, Metric("gene", gene=8, head="mvc"))
+        Attributor(small_geneformer(), Reading(autoencoder()), HOOK, Metric("gene", gene=8, head="mvc"))
     with pytest.raises(ModelError, match="no <cls> token"):
         Metric("direction", pool="cls").require(small_geneformer(special_tokens=False))

@@ -19,6 +19,7 @@ from engine.interpret.steering.activity import (
 )
 from engine.interpret.steering.edits import Unit
 from engine.models import sae
+from engine.models.interventions import Reading
 from storage.errors import InputError
 from tests.models.small_models import small_geneformer, small_tahoe, tokens_of
 
@@ -69,7 +70,9 @@ def test_a_survey_is_of_gene_tokens_in_any_batches(build) -> None:  # type: igno
     label_C = np.arange(20, dtype=np.int32) % 3 - 1
     options = {"layer_hook": "final", "pool": "mean", "label_C": label_C, "n_labels": 2}
     one, many = (
-        survey(encoder, autoencoder, tokens, "resid_post_0", batch_tokens=budget, **options)
+        survey(
+            encoder, Reading.of(encoder, autoencoder), tokens, "resid_post_0", batch_tokens=budget, **options
+        )
         for budget in (100_000, 60)
     )
     packed = encoder.packed(tokens)

@@ -11,7 +11,7 @@ from engine.interpret.steering.edits import parse_edits
 from engine.interpret.steering.grid import EditGrid, repeated
 from engine.models import sae
 from engine.models.encoder import Encoder
-from engine.models.interventions import FeatureEdit, delta, genes_only, reconstruct
+from engine.models.interventions import FeatureEdit, Reading, delta, reconstruct
 from tests.models.small_models import small_geneformer, small_tahoe, tokens_of
 
 HOOK = "resid_post_0"
@@ -57,15 +57,16 @@ def test_cells_are_repeated_in_place(encoder: Encoder) -> None:
 def test_each_version_is_what_it_is_alone(encoder: Encoder, mode: str) -> None:
     tokens, model = encoder.packed(tokens_of(encoder)), autoencoder()
     many, rows_VT = repeated(tokens, len(design(mode).variants))
-    editable_V = genes_only(encoder)
-    grid = EditGrid(model, design(mode), rows_VT, editable_V, np.arange(12), tokens.layout)
+    means_GD = torch.randn(len(encoder.tokeniser.gene_ids), 16, generator=torch.Generator().manual_seed(6))
+    reading = Reading.of(encoder, model, means_GD)
+    grid = EditGrid(reading, design(mode), rows_VT, tokens, np.arange(12))
     found = encoder(many, (HOOK, "final"), interventions={HOOK: grid}).hooks
     alone = {
-        "delta": [{}, {HOOK: delta(model, EDITS, editable_V)}, {HOOK: delta(model, STRONGER, editable_V)}],
+        "delta": [{}, {HOOK: delta(reading, EDITS)}, {HOOK: delta(reading, STRONGER)}],
         "reconstruction": [
             {},
-            {HOOK: reconstruct(model, editable_V)},
-            {HOOK: reconstruct(model, editable_V, edits=EDITS)},
+            {HOOK: reconstruct(reading)},
+            {HOOK: reconstruct(reading, edits=EDITS)},
         ],
     }
     for version, interventions in enumerate(alone[mode]):
@@ -81,7 +82,7 @@ def test_noise_moves_every_token_as_far_as_the_edit(encoder: Encoder) -> None:
     many, rows_VT = repeated(tokens, 4)
     x = torch.empty(4 * tokens.n_tokens, 16)
     x[rows_VT] = x_TD
-    grid = EditGrid(model, design("delta"), rows_VT, genes_only(encoder), np.arange(12), tokens.layout)
+    grid = EditGrid(Reading.of(encoder, model), design("delta"), rows_VT, tokens, np.arange(12))
     moved_VTD = grid(x, many)[rows_VT] - x_TD
     torch.testing.assert_close(moved_VTD.norm(dim=2), grid.moved_VT, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(grid.moved_VT[3], grid.moved_VT[1])
@@ -97,7 +98,7 @@ def test_noise_depends_on_seed_and_cell_alone() -> None:
     def noisy(cells: list[int]) -> torch.Tensor:
         tokens = encoder.packed(tokens_of(encoder).select(cells))
         many, rows_VT = repeated(tokens, 4)
-        grid = EditGrid(model, design("delta"), rows_VT, genes_only(encoder), np.array(cells), tokens.layout)
+        grid = EditGrid(Reading.of(encoder, model), design("delta"), rows_VT, tokens, np.array(cells))
         states = encoder(many, (HOOK,), interventions={HOOK: grid}).hooks[HOOK]
         return states[rows_VT[3, tokens.layout.cell_T == cells.index(5)]]
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from engine.interpret.steering import EffectTables, parse_edits, steer
 from engine.models import sae
 from engine.models.encoder import Encoder
-from engine.models.interventions import FeatureEdit, delta, genes_only, reconstruct
+from engine.models.interventions import FeatureEdit, Reading, delta, reconstruct
 from storage.errors import InputError
 from tests.models.small_models import small_geneformer, small_tahoe, tokens_of
 
@@ -44,11 +44,11 @@ def predicted(encoder: Encoder, interventions) -> dict[str, torch.Tensor]:  # ty
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["delta", "reconstruction"])
 def test_effects_are_those_of_the_edits_alone(encoder: Encoder, mode: str) -> None:
-    editable_V, model = genes_only(encoder), autoencoder()
-    before, edited = {}, {HOOK: delta(model, EDITS, editable_V)}
+    reading = Reading.of(encoder, autoencoder())
+    before, edited = {}, {HOOK: delta(reading, EDITS)}
     if mode == "reconstruction":
-        before = {HOOK: reconstruct(model, editable_V)}
-        edited = {HOOK: reconstruct(model, editable_V, edits=EDITS)}
+        before = {HOOK: reconstruct(reading)}
+        edited = {HOOK: reconstruct(reading, edits=EDITS)}
     tables = run(encoder, mode=mode, controls=())
     variant = len(tables.variants) - 1
     cells = tables.cells[tables.cells["variant"] == variant].set_index("cell")

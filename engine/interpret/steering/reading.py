@@ -1,0 +1,27 @@
+"""What an autoencoder's directory says that it reads, in the process of an encoder."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from torch import Tensor
+
+from engine.interpret.passes import autoencoder
+from engine.models import Encoder
+from engine.models.interventions import Reading
+from engine.models.sae.gene_means import load_gene_means
+from storage.checkpoints import local_copy
+
+
+def open_reading(encoder: Encoder, path: str, fingerprint: str) -> Reading:
+    """The autoencoder on the encoder's device, the tokens it is about, and the gene means it is beside."""
+    device = str(encoder.device)
+    means_GD = _gene_means(path, fingerprint, device)
+    return Reading.of(encoder, autoencoder(path, fingerprint, device), means_GD)
+
+
+@lru_cache(maxsize=1)
+def _gene_means(path: str, fingerprint: str, device: str) -> Tensor | None:
+    """Loaded once a worker process, like the autoencoder."""
+    means_GD = load_gene_means(local_copy(path))
+    return None if means_GD is None else means_GD.to(device)
