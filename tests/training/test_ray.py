@@ -12,10 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+from engine.models import sae
 from engine.models.errors import ModelError
+from engine.training.activation_sources import StreamedActivations
 from engine.training.checkpoint import Checkpoints
+from engine.training.metrics import read_metrics
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Share
+from engine.training.recipes.sae import SparseRecipe
 from engine.training.run import run_training
 from storage.errors import InputError
 from storage.locations import Location
@@ -98,6 +102,30 @@ def test_more_workers_than_the_machine_has_are_refused(ray_cluster: None, tmp_pa
     with pytest.raises(InputError, match="64 cores; Ray has"):
         run_training(TinyRecipe(), options(workers=64, batch=64), Location.of(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_workers_with_half_the_features_each_train_what_one_process_trains(
+    ray_cluster: None, cells: str, encoder_directory: Path, tmp_path: Path
+) -> None:
+    source = StreamedActivations.plan(
+        cells, str(encoder_directory), "resid_post_0", tokens_per_cell=16, actors=1
+    )
+    recipe = SparseRecipe(source=source, architecture="batchtopk", width=32, k=4, dead_after_tokens=128)
+    outputs = {}
+    for workers, shared in ((0, 1), (2, 2)):
+        options = TrainingOptions(
+            steps=6, batch=128, workers=workers, feature_parallel=shared, learning_rate=3e-3
+        )
+        outputs[shared] = tmp_path / str(shared)
+        run_training(recipe, options, Location.of(outputs[shared]))
+    curves = [read_metrics(Location.of(output)) for output in outputs.values()]
+    for column in ("loss", "gradient_norm", "dead_fraction", "tokens", "threshold"):
+        alone, together = (curve[column].to_pylist() for curve in curves if curve is not None)
+        assert together == pytest.approx(alone, rel=1e-5), column
+    one, other = (sae.load(output) for output in outputs.values())
+    for name, weight in one.state_dict().items():
+        assert torch.allclose(other.state_dict()[name], weight, atol=1e-5), name
 
 
 def _wait_for_free_workers() -> None:
