@@ -22,13 +22,15 @@ from engine.interpret.runs import Float64
 from engine.interpret.steering.edits import Unit
 from engine.models import Encoder, Tokens
 from engine.models.interventions import Reading
-from engine.streaming.packing import pack
+from engine.streaming.packing import pack, token_positions
 from storage.errors import InputError
 from storage.features import FeatureTables
 
 NEAREST = 10
 """A control is drawn from so many features whose density is nearest."""
 NO_GENE = -1
+SURVEY_TOKENS = 131_072
+"""Codes of at most about so many tokens are kept, by chance: 70 MB with 64 features a token."""
 FEWEST_TOKENS = 3
 """A gene seen on fewer tokens is not taken for a target: a mean over two says little."""
 
@@ -155,17 +157,21 @@ def survey(
     label_C: npt.NDArray[np.int32] | None = None,
     n_labels: int = 0,
 ) -> Survey:
-    """Codes of the tokens the autoencoder is about, and the cells' embeddings by label (-1: none)."""
+    """Codes of tokens that the autoencoder is about, and the cells' embeddings by label (-1: none)."""
     sae = reading.sae
     codes, genes = (
         [sparse_codes(sae, torch.zeros(0, sae.d_in, device=sae.W_enc.device), sae.d_sae)],
         [np.zeros(0, np.int64)],
     )
+    # By place in all tokens, so that which are kept does not depend on batches.
+    share = SURVEY_TOKENS / max(tokens.n_tokens, 1)
+    kept_T = torch.from_numpy(np.random.default_rng(0).random(tokens.n_tokens) < share)
     sum_LD, cells_L = np.zeros((n_labels, encoder.d_model)), np.zeros(n_labels, np.int64)
     for cells in pack(tokens.lengths, batch_tokens):
         packed = tokens.select(cells).to_torch(encoder.device)
         states = encoder(packed, (hook, layer_hook)).hooks
         rows_R = reading.rows(packed)
+        rows_R = rows_R[kept_T[token_positions(tokens.offsets, cells)][rows_R.cpu()].to(rows_R.device)]
         ids_R = packed.ids_T[rows_R]
         codes.append(sparse_codes(sae, reading.read(states[hook][rows_R], ids_R), sae.d_sae))
         genes.append(torch.where(encoder.is_gene(ids_R), ids_R, NO_GENE).cpu().numpy())

@@ -6,11 +6,13 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from engine.interpret.inputs import EncodedInputs
 from engine.interpret.passes import autoencoder
 from engine.models import Encoder
 from engine.models.interventions import Reading
 from engine.models.sae.gene_means import load_gene_means
 from storage.checkpoints import local_copy
+from storage.errors import InputError
 
 
 def open_reading(encoder: Encoder, path: str, fingerprint: str) -> Reading:
@@ -18,6 +20,17 @@ def open_reading(encoder: Encoder, path: str, fingerprint: str) -> Reading:
     device = str(encoder.device)
     means_GD = _gene_means(path, fingerprint, device)
     return Reading.of(encoder, autoencoder(path, fingerprint, device), means_GD)
+
+
+def require_means(inputs: EncodedInputs) -> None:
+    """Raises InputError when the gene means beside the autoencoder are of another vocabulary."""
+    means_GD = load_gene_means(local_copy(inputs.sae_path))
+    wanted = (len(inputs.genes), inputs.stream.model.d_model)
+    if means_GD is not None and tuple(means_GD.shape) != wanted:
+        raise InputError(
+            f"{inputs.sae_path} takes activations less gene means of shape {tuple(means_GD.shape)}; the "
+            f"model {inputs.stream.model.path} has {wanted[0]:,} token ids and width {wanted[1]}."
+        )
 
 
 @lru_cache(maxsize=1)

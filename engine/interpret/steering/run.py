@@ -24,7 +24,7 @@ from engine.interpret.steering.activity import (
 from engine.interpret.steering.design import Design, Experiment, Kind, Mode, target_genes, variants_of
 from engine.interpret.steering.edits import Edit, Unit
 from engine.interpret.steering.product import KIND, EffectProduct
-from engine.interpret.steering.reading import open_reading
+from engine.interpret.steering.reading import open_reading, require_means
 from engine.models import Tokens
 from engine.streaming.recipe import Recipe, Workers
 from engine.streaming.replicas import EncoderSpec, load_encoder
@@ -88,6 +88,7 @@ def steer_cells(
     autoencoder, for units and controls in place of the survey.
     Raises InputError before anything is written when a feature, gene or table does not fit.
     """
+    require_means(inputs)
     asked = _as_json(request, inputs, tables)
     design, found = None if overwrite else planned_design(output, asked), None
     _require_features(request, inputs)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import sparse
 
+from engine.interpret.steering import activity
 from engine.interpret.steering.activity import (
     SurveyedActivity,
     TabledActivity,
@@ -29,12 +30,12 @@ Q = Unit("quantile", 0.5)
 def test_units_and_targets_of_surveyed_codes() -> None:
     codes = np.array([[1, 0, 0], [3, 0, 2], [2, 0, 0], [0, 0, 9], [0, 0, 0], [4, 0, 0]], np.float32)
     gene_T = np.array([5, 5, 5, 7, 8, 8])
-    activity = SurveyedActivity(sparse.csr_matrix(codes), gene_T)
-    np.testing.assert_allclose(activity.density_F, [4 / 6, 0, 2 / 6])
-    assert [activity.unit(0, unit) for unit in (Unit(), Q, Unit("absolute"))] == [4, 2.5, 1]
-    assert activity.unit(1, Unit()) == 0
-    assert activity.top_genes(0, 5) == [5]  # gene 8 is seen on two tokens only
-    assert activity.top_genes(1, 5) == []
+    found = SurveyedActivity(sparse.csr_matrix(codes), gene_T)
+    np.testing.assert_allclose(found.density_F, [4 / 6, 0, 2 / 6])
+    assert [found.unit(0, unit) for unit in (Unit(), Q, Unit("absolute"))] == [4, 2.5, 1]
+    assert found.unit(1, Unit()) == 0
+    assert found.top_genes(0, 5) == [5]  # gene 8 is seen on two tokens only
+    assert found.top_genes(1, 5) == []
 
 
 def test_units_and_targets_of_tables() -> None:
@@ -44,13 +45,27 @@ def test_units_and_targets_of_tables() -> None:
     )
     genes = pd.DataFrame({"feature": [0, 0, 2], "rank": [1, 0, 0], "gene": [11, 12, 13]})
     tables = SimpleNamespace(features=features, top_genes=genes, table={"histograms": histogram}.__getitem__)
-    activity = TabledActivity(tables, 3)  # type: ignore[arg-type]
-    assert activity.density_F.tolist() == [0.5, 0, 0.1]
-    assert [activity.unit(feature, Unit()) for feature in range(3)] == [4, 0, 9]
-    assert activity.unit(0, Q) == pytest.approx(1 + 20 / 30)
-    assert activity.unit(0, Unit("quantile", 1.0)) == 4  # never above the largest seen
-    assert activity.unit(1, Q) == 0
-    assert activity.top_genes(0, 1) == [12]
+    found = TabledActivity(tables, 3)  # type: ignore[arg-type]
+    assert found.density_F.tolist() == [0.5, 0, 0.1]
+    assert [found.unit(feature, Unit()) for feature in range(3)] == [4, 0, 9]
+    assert found.unit(0, Q) == pytest.approx(1 + 20 / 30)
+    assert found.unit(0, Unit("quantile", 1.0)) == 4  # never above the largest seen
+    assert found.unit(1, Q) == 0
+    assert found.top_genes(0, 1) == [12]
+
+
+def test_a_large_survey_keeps_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, model = small_tahoe(), sae.create(16, 64, 8, seed=1)
+    tokens = tokens_of(encoder, 40)
+    options = {"layer_hook": "final", "pool": "cls"}
+    everything = survey(encoder, Reading(model), tokens, "embed", batch_tokens=100, **options).activity
+    monkeypatch.setattr(activity, "SURVEY_TOKENS", tokens.n_tokens / 2)
+    one, other = (
+        survey(encoder, Reading(model), tokens, "embed", batch_tokens=budget, **options).activity
+        for budget in (100, 5000)
+    )
+    assert 0.4 < len(one._gene_T) / len(everything._gene_T) < 0.6
+    assert sorted(one._gene_T) == sorted(other._gene_T)
 
 
 def test_a_control_is_as_dense_and_not_taken() -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from engine.interpret.inputs import EncodedInputs
 from engine.interpret.steering import parse_edits, product, steer
 from engine.interpret.steering.activity import label_directions
 from engine.interpret.steering.product import EffectProduct
+from engine.interpret.steering.reading import require_means
 from engine.interpret.steering.run import (
     Request,
     SurveyRequest,
@@ -24,6 +26,7 @@ from engine.interpret.steering.run import (
     token_ids,
 )
 from engine.models import load, sae
+from engine.models.sae.gene_means import save_gene_means
 from engine.streaming.recipe import Recipe
 from storage.errors import InputError
 from storage.locations import Location
@@ -126,6 +129,19 @@ def test_genes_by_symbol_and_by_id(inputs: EncodedInputs) -> None:
     )
     assert [experiment.targets for experiment in limited.experiments] == [tuple(known.index)] * 2
     assert {edit.token_ids for variant in limited.variants for edit in variant.edits} == {(known.index[0],)}
+
+
+def test_gene_means_of_another_vocabulary_are_refused(inputs: EncodedInputs, tmp_path: Path) -> None:
+    autoencoder = sae.load(inputs.sae_path)
+    sae.save(autoencoder, tmp_path)
+    residual = replace(inputs, sae_path=str(tmp_path))
+    for n_ids in (len(inputs.genes), 3):
+        save_gene_means(torch.zeros(n_ids, 32), tmp_path)
+        if n_ids == 3:
+            with pytest.raises(InputError, match=r"gene means of shape \(3, 32\)"):
+                require_means(residual)
+        else:
+            require_means(residual)
 
 
 @pytest.mark.parametrize(("n_cells", "wanted"), [(2700, 512), (20, 512), (1, 1), (17, 16), (100, 99)])
