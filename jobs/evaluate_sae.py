@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs.anatomy import JobOptions, Outcome, ProgressLine, comma_separated, launch
+from jobs.compare_saes import Paths
 from storage.errors import InputError
 
 
@@ -30,7 +31,7 @@ class Options(JobOptions):
     group: str | None = None
     """obs column of donors or datasets, held out by probes and reported one by one. Default: donor, dataset,
     batch or sample, if there; else the members of the store."""
-    against: tuple[str, ...] = ()
+    against: Paths = field(default_factory=list)
     """Autoencoders of other seeds: how many features they share."""
     hook: str | None = None
     """Hook point to read. Default: the one the autoencoder was trained at."""
@@ -71,16 +72,9 @@ def run(options: Options) -> Outcome:
         label=options.label,
         group=options.group,
         hook=options.hook,
-        against=options.against,
+        against=[path for paths in options.against for path in paths],
         max_cells=options.max_cells,
     )
-    warnings = []
-    if inputs.trained_here:
-        warnings.append(
-            "the autoencoder was trained on these cells: its numbers are not of held-out tokens. Evaluate it "
-            "on a cache of other cells"
-        )
-        print(f"warning: {warnings[0]}", file=sys.stderr)
     result = evaluate(
         inputs,
         EvaluationOptions(
@@ -96,7 +90,9 @@ def run(options: Options) -> Outcome:
         overwrite=options.overwrite,
         report=ProgressLine("evaluate-sae"),
     )
-    window = result.metrics["window"]
+    window, warnings = result.metrics["window"], result.metrics["warnings"]
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return Outcome(
         lineage=result.snapshot.lineage_id,
         counts_in={"tokens": inputs.cache.n_tokens, "cells": inputs.n_cells},

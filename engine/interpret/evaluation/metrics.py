@@ -17,6 +17,8 @@ from engine.interpret.evaluation.probes import SPARSITIES
 
 DEAD_WINDOW = 10_000_000
 """Tokens after which a silent feature may be called dead (specs/sae.md section 6)."""
+MOST_TIMES_REFERENCE = 2.0
+"""Other cells cost some of the fit; an autoencoder fed from another hook point loses all of it."""
 CLEAR_GAP = 3.0
 """Standard errors by which an ablation must raise the loss before a ratio to it is worth a line."""
 COLUMNS = (
@@ -69,6 +71,7 @@ def metrics(
             "groups": inputs.groups.column,
             "label": inputs.label.name if inputs.label else None,
         },
+        "warnings": warnings_about(inputs, rows[0]["fvu"]),
         "baselines": {
             "active_features": facts["baselines"]["k"],
             "frozen_decoder_tokens": options.frozen_steps * BATCH_TOKENS,
@@ -78,6 +81,23 @@ def metrics(
         "reconstruction": seen["reconstruction"],
         "probing": seen["probing"],
     }
+
+
+def warnings_about(inputs: EvaluationInputs, fvu: float | None) -> list[str]:
+    """What a reader of the numbers should know first. fvu: of the evaluated autoencoder."""
+    warnings = []
+    if inputs.trained_here:
+        warnings.append(
+            "the autoencoder was trained on these cells: its numbers are not of held-out tokens. Evaluate it "
+            "on a cache of other cells."
+        )
+    reference = inputs.config.metadata.get("reference_fvu")
+    if reference and fvu and fvu > MOST_TIMES_REFERENCE * reference:
+        warnings.append(
+            f"FVU is {fvu:.3f} here and was {reference:.3f} on held-out tokens of its training. These cells "
+            "are of another kind, or the activations are not what it was trained on."
+        )
+    return warnings
 
 
 def probe_summary(table: pd.DataFrame, name: str) -> dict[str, float]:

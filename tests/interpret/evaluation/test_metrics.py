@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine.interpret.evaluation.metrics import as_json, downstream_of
+from engine.interpret.evaluation.inputs import EvaluationInputs
+from engine.interpret.evaluation.metrics import as_json, downstream_of, warnings_about
 from engine.interpret.evaluation.options import default_frozen_steps
+from engine.models import sae
+from storage.activations import ActivationCache
+from tests.interpret.inputs import HOOK, WIDTH, Place
 
 
 def _loss(scope: str, gap_z: float | None, recovered: float | None) -> dict[str, object]:
@@ -31,6 +36,20 @@ def test_a_ratio_to_an_ablation_without_effect_is_left_out() -> None:
         "label_accuracy_mean": 0.5,
     }
     assert downstream_of(None, "sae") == {}
+
+
+def test_what_a_reader_should_know_first_is_said(place: Place, tmp_path: Path) -> None:
+    cache = ActivationCache.open(str(place.cache))
+    for metadata, fvu, said in (
+        ({"reference_fvu": 0.2}, 0.3, []),
+        ({"reference_fvu": 0.2}, 0.9, ["was 0.200 on held-out tokens"]),
+        ({"cache": cache.dataset_id}, 0.9, ["trained on these cells"]),
+        ({"cells": cache.metadata["store"]}, 0.9, ["trained on these cells"]),
+    ):
+        sae.save(sae.create(WIDTH, 24, 3, metadata={"hook_name": HOOK, **metadata}), tmp_path)
+        found = warnings_about(EvaluationInputs.open(str(tmp_path), str(place.cache)), fvu)
+        assert len(found) == len(said)
+        assert all(part in text for part, text in zip(said, found, strict=True))
 
 
 def test_numbers_that_are_none_become_null() -> None:
