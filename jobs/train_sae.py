@@ -73,6 +73,8 @@ class PlanFlags:
     """With --dry-run: width of the activations, where there are none yet to look at."""
     source_rate: float | None = None
     """With --dry-run: tokens a second that encoders or disks deliver. Default: as many as are wanted."""
+    gpu_memory: float | None = None
+    """With --dry-run: GB of each GPU; exit code 2 when the run needs more. Default: an H200's 141."""
 
 
 @dataclass(kw_only=True)
@@ -148,7 +150,7 @@ def _sweep(
 
 
 def _dry_run(wanted: "Sequence[tuple[str, Options]]") -> Outcome:
-    from engine.training.plan import of_sae
+    from engine.training.plan import H200, of_sae
     from engine.training.recipes.sae import SAELENS_NAMES
 
     plans = {}
@@ -161,10 +163,14 @@ def _dry_run(wanted: "Sequence[tuple[str, Options]]") -> Outcome:
             training=_training(each),
             architecture=SAELENS_NAMES.get(each.arch, each.arch),
             source_tokens_per_second=each.source_rate,
+            hardware=H200 if each.gpu_memory is None else H200.with_memory(each.gpu_memory * 1e9),
         )
         print(f"{name}: {plan.text()}" if name else plan.text())
-        plans[name or "plan"] = plan.as_json()
-    return Outcome(counts_out={"plans": len(plans)}, facts={"dry_run": plans})
+        plans[name or "plan"] = plan
+    for plan in plans.values():
+        plan.require_fits()
+    facts = {name: plan.as_json() for name, plan in plans.items()}
+    return Outcome(counts_out={"plans": len(plans)}, facts={"dry_run": facts})
 
 
 def _training(options: Options) -> "TrainingOptions":
@@ -185,8 +191,8 @@ def _require_meant(options: Options) -> None:
     for flag, share in (("anneal", options.anneal), ("sparsity-warmup", options.sparsity_warmup)):
         if not 0 <= share <= 1:
             raise InputError(f"--{flag} {share}: a share of the run, 0 to 1.")
-    if not options.dry_run and (options.d_in or options.source_rate):
-        raise InputError("--d-in and --source-rate: belong to --dry-run.")
+    if not options.dry_run and (options.d_in or options.source_rate or options.gpu_memory):
+        raise InputError("--d-in, --source-rate and --gpu-memory: belong to --dry-run.")
 
 
 def _read_metadata(output: "Location") -> dict[str, Any]:

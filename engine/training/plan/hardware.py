@@ -1,6 +1,6 @@
 """Rates and sizes of the machines that a plan is made for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -26,6 +26,10 @@ class Hardware:
     network_bandwidth: float = 45e9
     """Bytes a second and GPU between nodes (InfiniBand)."""
     gpus_per_node: int = 8
+
+    def with_memory(self, memory_bytes: float) -> "Hardware":
+        """The same with more or less memory."""
+        return replace(self, name=f"a GPU of {memory_bytes / 1e9:g} GB", memory_bytes=memory_bytes)
 
 
 H200 = Hardware()

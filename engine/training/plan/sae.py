@@ -77,8 +77,8 @@ def of_sae(
     )
     held = parameters(d_in, cut.features, architecture)
     return Plan(
-        title=f"{architecture} {d_in} x {width:,}, k {k:g}, {training.world} GPUs: {cut.feature_parallel} "
-        f"share the features, {cut.data_parallel} groups share the batch, ZeRO-{training.zero}",
+        title=f"{architecture} {d_in} x {width:,}, k {k:g}, on {training.world} GPUs: features over "
+        f"{cut.feature_parallel}, batch over {cut.data_parallel}, ZeRO-{training.zero}",
         hardware=hardware,
         parameters=parameters(d_in, width, architecture),
         parameters_per_gpu=held,

@@ -91,7 +91,7 @@ class Plan:
             f"  memory per GPU      {_gb(self.memory_bytes)} of {_gb(self.hardware.memory_bytes)}"
             + ("" if self.fits else "  DOES NOT FIT"),
             *(f"    {name:<18}{_gb(size):>10}" for name, size in self.memory.items()),
-            "  traffic per step and GPU",
+            "  traffic per step and GPU" + ("" if self.traffic else ": none"),
             *(f"    {t.name:<34}{_gb(t.bytes):>10}  {t.link:<8}{_ms(t.seconds):>12}" for t in self.traffic),
             "  compute per step",
             *(f"    {name:<34}{_ms(seconds):>12}" for name, seconds in self.compute.items()),
