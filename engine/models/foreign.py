@@ -1,9 +1,9 @@
 """Reading other people's pickles without running them.
 
 Two readers, one for each thing that only exists as a pickle: a dictionary of genes (Geneformer) and a PyTorch
-checkpoint (Tahoe-x1's best-model.pt, old pytorch_model.bin). Neither ever calls what a pickle names: tensors
-and numpy scalars are rebuilt by code of this file from their bytes, known trainer classes become inert
-objects, and any other name is refused.
+checkpoint (Tahoe-x1's best-model.pt, CellWhisperer's, old pytorch_model.bin). Neither ever calls what a
+pickle names: tensors and numpy scalars are rebuilt by code of this file from their bytes, known trainer
+classes become inert objects, and any other name is refused.
 """
 
 from __future__ import annotations
@@ -44,6 +44,33 @@ def open_tensors(path: Path, inside: tuple[str, ...] = ()) -> dict[str, StoredTe
     Raises UnsafePickle when the pickle names something a checkpoint has no reason to, ModelError when the
     file is not a torch.save archive or holds no tensors there.
     """
+    state, prefix = _read_archive(path)
+    for key in inside:
+        if not isinstance(state, Mapping) or key not in state:
+            raise ModelError(f"{path}: no {'.'.join(inside)} in the checkpoint ({key!r} is missing)")
+        state = state[key]
+    if not isinstance(state, Mapping):
+        raise ModelError(f"{path}: expected a dict of tensors, found {type(state).__name__}")
+    tensors = {
+        str(name): StoredTensor(found.shape, partial(_read, path, prefix, found))
+        for name, found in state.items()
+        if isinstance(found, _TensorOnDisk)
+    }
+    if not tensors:
+        raise ModelError(f"{path}: the checkpoint holds no tensors at {'.'.join(inside) or 'its top level'}")
+    return tensors
+
+
+def open_checkpoint(path: Path) -> Any:
+    """What a checkpoint written by torch.save holds: plain values, and an Inert for each of its objects.
+
+    Raises as `open_tensors` does.
+    """
+    return _read_archive(path)[0]
+
+
+def _read_archive(path: Path) -> tuple[Any, str]:
+    """What torch.save was given, and where in the archive its tensors' numbers lie."""
     if not zipfile.is_zipfile(path):
         raise ModelError(
             f"{path}: not a torch.save archive (torch >= 1.6 writes zip files); re-save it "
@@ -55,21 +82,7 @@ def open_tensors(path: Path, inside: tuple[str, ...] = ()) -> dict[str, StoredTe
             raise ModelError(f"{path}: the archive holds no data.pkl; it was not written by torch.save")
         with archive.open(listing) as file:
             state = _unpickle(_CheckpointUnpickler(file, path), path)
-        for key in inside:
-            if not isinstance(state, Mapping) or key not in state:
-                raise ModelError(f"{path}: no {'.'.join(inside)} in the checkpoint ({key!r} is missing)")
-            state = state[key]
-        if not isinstance(state, Mapping):
-            raise ModelError(f"{path}: expected a dict of tensors, found {type(state).__name__}")
-        prefix = listing.removesuffix("data.pkl") + "data/"
-        tensors = {
-            str(name): StoredTensor(found.shape, partial(_read, path, prefix, found))
-            for name, found in state.items()
-            if isinstance(found, _TensorOnDisk)
-        }
-    if not tensors:
-        raise ModelError(f"{path}: the checkpoint holds no tensors at {'.'.join(inside) or 'its top level'}")
-    return tensors
+    return state, listing.removesuffix("data.pkl") + "data/"
 
 
 def _unpickle(unpickler: pickle.Unpickler, path: Path) -> Any:
@@ -161,15 +174,20 @@ _STORAGE_DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-# Composer's checkpoint also pickles the trainer's state. Objects of these packages become _Inert: their
+# Trainers pickle their own state beside the weights. Objects of these packages become Inert: their
 # classes are never imported and nothing of theirs is called, so loading the tensors beside them is safe.
 _INERT_PACKAGES = frozenset(
     {
+        "cellwhisperer",
         "composer",
+        "jsonargparse",
+        "lightning",
+        "lightning_fabric",
         "llmfoundry",
         "mosaic_fm",
         "numpy",
         "omegaconf",
+        "pytorch_lightning",
         "streaming",
         "tahoe_x1",
         "torch",
@@ -213,16 +231,22 @@ class _TensorOnDisk:
     stride: tuple[int, ...]
 
 
-class _Inert:
-    """Takes whatever a pickle does to an object and does nothing."""
+class Inert:
+    """Takes whatever a pickle does to an object and does nothing, but for keeping the attributes it gives."""
 
-    def __new__(cls, *_: Any, **__: Any) -> _Inert:
-        return super().__new__(cls)
+    attributes: Mapping[str, Any]
+
+    def __new__(cls, *_: Any, **__: Any) -> Inert:
+        made = super().__new__(cls)
+        made.attributes = {}
+        return made
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
-    def __setstate__(self, _: Any) -> None: ...
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state if isinstance(state, Mapping) else {}
+
     def __setitem__(self, _: Any, __: Any) -> None: ...
-    def __call__(self, *_: Any, **__: Any) -> _Inert:
+    def __call__(self, *_: Any, **__: Any) -> Inert:
         return self
 
     def append(self, _: Any) -> None: ...
@@ -261,7 +285,7 @@ class _CheckpointUnpickler(pickle.Unpickler):
         if module == "torch" and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
         if module.split(".")[0] in _INERT_PACKAGES or (module, name) in _INERT_NAMES:
-            return _Inert
+            return Inert
         raise _refuse(self.path, module, name)
 
     def persistent_load(self, pid: Any) -> _StorageOnDisk:
