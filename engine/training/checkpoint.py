@@ -11,7 +11,7 @@ unreadable.
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from engine.training.fragments import (
 )
 from engine.training.sharding import Groups, Worker, whole_weight
 from engine.training.stored_state import StoredState, key_of
-from storage.errors import DamagedDataset
+from storage.errors import DamagedDataset, InputError
 from storage.locations import Location
 
 FOLDER = "checkpoints"
@@ -142,7 +142,16 @@ class Checkpoints:
     def _committed(self, present: dict[str, int]) -> list[Committed]:
         """Records, newest first."""
         records = sorted((name for name in present if name.endswith(f"/{RECORD}")), reverse=True)
-        return [Committed(**json.loads(self._location.read(name))) for name in records]
+        return [self._read(name) for name in records]
+
+    def _read(self, name: str) -> Committed:
+        record = json.loads(self._location.read(name))
+        if set(record) != {field.name for field in fields(Committed)}:
+            raise InputError(
+                f"{self._location}/{name}: was written by another version, whose checkpoints this one cannot "
+                "read. Finish the run with that version, or give --overwrite to train anew."
+            )
+        return Committed(**record)
 
     def _drop_old(self) -> None:
         for committed in self._committed(self._location.list())[self._keep :]:

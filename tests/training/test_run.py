@@ -142,6 +142,14 @@ def test_a_cut_checkpoint_is_named_when_there_is_no_other(tmp_path: Path) -> Non
         run_training(TinyRecipe(), options(keep=1), Location.of(tmp_path))
 
 
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Interruption):
+        run_training(TinyRecipe(), options(keep=1), Location.of(tmp_path), progress=interrupt_at(7))
+    (tmp_path / "checkpoints/step_00000004/committed.json").write_text('{"step": 4, "world": 1, "files": {}}')
+    with pytest.raises(InputError, match="was written by another version"):
+        run_training(TinyRecipe(), options(keep=1), Location.of(tmp_path))
+
+
 def test_a_run_that_ended_before_publishing_only_publishes(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
