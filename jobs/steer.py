@@ -56,6 +56,9 @@ class Options(JobOptions):
     features fire on most."""
     target_genes: int = 10
     """How many of those, for each feature."""
+    hide_targets: bool = False
+    """Hide the targets from the encoder, edited or not, as genes are hidden in its training: what it predicts
+    of a gene that it sees is easy."""
     on_genes: str | None = None
     """Edit the tokens of these genes only. Default: all genes; special tokens are never edited."""
     label: str | None = None
@@ -137,7 +140,7 @@ def _request(options: Options) -> "Request":
         if value < 1:
             raise InputError(f"--{flag} is {value}; it must be at least 1.")
     return Request(
-        edits=parse_edits(options.edits),
+        edits=parse_edits(options.edits, separately=options.separately),
         doses=_doses(options.doses),
         controls=_controls(options.controls),
         n_random=options.random_features,
@@ -146,6 +149,7 @@ def _request(options: Options) -> "Request":
         separately=options.separately,
         targets=None if options.targets is None else comma_separated(options.targets),
         n_targets=options.target_genes,
+        hide_targets=options.hide_targets,
         on_genes=None if options.on_genes is None else comma_separated(options.on_genes),
         survey=SurveyRequest(options.survey_cells, options.layer, options.pool),
     )

@@ -13,7 +13,7 @@ Legend: T packed tokens, M hidden ones, C cells, V vocabulary, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.interpret.steering.grid import repeated
+from engine.interpret.steering.predictions import shown
 from engine.models import Encoder, ModelError, PackedTokens, Tokens
 from engine.models.encoder import Intervention, layer_hook
 from engine.models.geneformer.model import GeneformerEncoder
@@ -86,10 +87,7 @@ class Metric:
         """tokens of some cells, with the cells' numbers in their store."""
         hidden_T = torch.from_numpy(self._hidden(encoder, tokens, cells)).to(encoder.device)
         packed = tokens.to_torch(encoder.device)
-        shown = packed
-        if isinstance(encoder, GeneformerEncoder):
-            shown = replace(packed, ids_T=packed.ids_T.masked_fill(hidden_T, encoder.tokeniser.mask_id))
-        return Batch(shown, hidden_T, packed.values_T, packed.ids_T)
+        return Batch(shown(encoder, packed, hidden_T), hidden_T, packed.values_T, packed.ids_T)
 
     def values(
         self, encoder: Encoder, batch: Batch, interventions: Mapping[str, Intervention]

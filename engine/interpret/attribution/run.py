@@ -31,7 +31,7 @@ from engine.interpret.attribution.scores import Checked, Scores
 from engine.interpret.inputs import EncodedInputs
 from engine.interpret.passes import Progress
 from engine.interpret.steering.activity import label_directions
-from engine.interpret.steering.reading import open_reading, require_means
+from engine.interpret.steering.reading import open_reading, require_readable
 from engine.interpret.steering.run import SurveyRequest, survey_on_ray, survey_spans, token_ids
 from engine.models import Encoder
 from engine.streaming.recipe import Recipe
@@ -93,7 +93,7 @@ def attribute_cells(
 ) -> AttributionRun:
     """Write which features the metric of the store's cells rests on. Raises InputError, ModelError before
     anything is written when the metric is not one of this encoder's."""
-    require_means(inputs)
+    require_readable(inputs)
     asked = _read_metric(request, inputs)
     dataset = Dataset.plan(
         output,

@@ -52,7 +52,8 @@ class Design:
     """All that decides effects beside cells, encoder and autoencoder.
 
     mode "reconstruction": the autoencoder's reconstruction replaces the state, edited or not, and edits are
-    compared with the unedited reconstruction. layer, pool: of the cell embedding.
+    compared with the unedited reconstruction. layer, pool: of the cell embedding. hide_targets: target genes
+    are hidden from the encoder in every version, as genes are in its training.
     """
 
     hook: str
@@ -62,6 +63,7 @@ class Design:
     seed: int
     experiments: tuple[Experiment, ...]
     variants: tuple[Variant, ...]
+    hide_targets: bool = False
 
     def reference(self, variant: int) -> int:
         """What a variant is compared with: the untouched cell, or the unedited reconstruction."""
@@ -78,7 +80,7 @@ class Design:
             return None if value is None else tuple(value)
 
         return cls(
-            **{name: body[name] for name in ("hook", "mode", "layer", "pool", "seed")},
+            **{name: body[name] for name in ("hook", "mode", "layer", "pool", "seed", "hide_targets")},
             experiments=tuple(
                 Experiment(tuple(Edit(**edit) for edit in entry["edits"]), tuple(entry["targets"]))
                 for entry in body["experiments"]

@@ -63,13 +63,14 @@ class Unit:
         return cls("quantile", float(found[1]))
 
 
-def parse_edits(text: str) -> tuple[Edit, ...]:
-    """Edits separated by commas. Raises InputError naming the one that cannot be read."""
+def parse_edits(text: str, *, separately: bool = False) -> tuple[Edit, ...]:
+    """Edits separated by commas. Raises InputError naming the one that cannot be read, or a feature that is
+    edited twice, unless edits are made separately."""
     edits = tuple(_parse_edit(part.strip()) for part in text.split(",") if part.strip())
     if not edits:
         raise InputError(f"--edits {text!r}: no edit; write {GRAMMAR}.")
     twice = {edit.feature for edit in edits if sum(edit.feature == other.feature for other in edits) > 1}
-    if twice:
+    if twice and not separately:
         raise InputError(f"--edits: feature {min(twice)} is edited twice; say it in one edit.")
     return edits
 

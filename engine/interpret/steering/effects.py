@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from engine.interpret.steering.design import Design
 from engine.interpret.steering.grid import EditGrid, repeated
-from engine.interpret.steering.predictions import quantities, states_and_predictions
+from engine.interpret.steering.predictions import quantities, shown, states_and_predictions
 from engine.models import Encoder, PackedTokens
 from engine.models.encoder import layer_hook
 from engine.models.interventions import Reading
@@ -62,14 +62,23 @@ class Gauge:
         self.reference_V = [design.reference(number) for number in range(len(design.variants))]
         self.target_VG = _targets(design, len(encoder.tokeniser.token_classes)).to(encoder.device)
 
+        self.hidden_G = self.target_VG.any(dim=0)
+
     @torch.no_grad()
     def __call__(self, tokens: PackedTokens, cells: npt.NDArray[np.int64]) -> BatchEffects:
         """cells: numbers of the batch's cells in their store."""
         n_versions, layout = len(self.design.variants), tokens.layout
         many, rows_VT = repeated(tokens, n_versions)
-        grid = EditGrid(self.reading, self.design, rows_VT, tokens, cells)
-        hooks = {self.design.hook: grid}
-        states, predicted = states_and_predictions(self.encoder, many, (self.embedding_hook,), hooks)
+        hidden_T = self.hidden_G[tokens.ids_T] if self.design.hide_targets else None
+        seen = shown(self.encoder, tokens, hidden_T)
+        grid = EditGrid(self.reading, self.design, rows_VT, seen, cells)
+        states, predicted = states_and_predictions(
+            self.encoder,
+            many,
+            (self.embedding_hook,),
+            {self.design.hook: grid},
+            None if hidden_T is None else self.hidden_G[many.ids_T],
+        )
         e_CVD = self.encoder.pooled(states[self.embedding_hook], many, self.design.pool).view(
             layout.n_cells, n_versions, -1
         )
@@ -78,7 +87,7 @@ class Gauge:
         y_VQR = torch.zeros(n_versions, len(self.quantities), len(rows_R), device=gene_T.device)
         for number, name in enumerate(self.quantities):
             y_VQR[:, number] = predicted[name][rows_VT[:, rows_R]]
-        read_R = self.reading.rows(tokens)
+        read_R = self.reading.rows(seen)
         moves = _moves(grid.moved_VT[:, read_R], layout.cell_T[read_R], layout.n_cells)
         gene_R, cell_R = tokens.ids_T[rows_R], layout.cell_T[rows_R]
         return self._compare(e_CVD.transpose(0, 1), y_VQR, gene_R, cell_R, moves)

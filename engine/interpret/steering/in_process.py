@@ -47,6 +47,7 @@ def steer(
     unit: str = "max",
     mode: Mode = "delta",
     targets: Sequence[int] | None = None,
+    hide_targets: bool = False,
     labels: Sequence[str | None] | None = None,
     layer: int | None = None,
     pool: str | None = None,
@@ -62,6 +63,7 @@ def steer(
         that of `batch_tokens` tokens of all versions together, or of one cell that is longer.
     controls: random_feature (of like density), noise (of the same norm, token by token), wrong_sign.
     targets: token ids of the genes meant; by default the ten that the edited features fire on most.
+    hide_targets: hide them from the encoder in every version, as genes are hidden in its training.
     labels: one per cell, None for a cell without: shifts along the direction of each label are reported.
     layer, pool: of the embedding; by default the model's own convention.
     sae: an autoencoder, or a `Reading` of one that was trained on gene residuals.
@@ -98,7 +100,7 @@ def steer(
         mode=mode,
         seed=seed,
     )
-    design = Design(hook, mode, layer, pool, seed, (experiment,), variants)
+    design = Design(hook, mode, layer, pool, seed, (experiment,), variants, hide_targets)
     gauge = Gauge(encoder, reading, design, label_directions(found))
     metrics = metric_names(gauge.quantities, known)
     values_VCM = np.full((len(variants), tokens.n_cells, len(metrics)), np.nan, np.float32)

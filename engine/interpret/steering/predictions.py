@@ -9,6 +9,7 @@ Shape legend: T packed tokens, R rows of them, V vocabulary, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -36,20 +37,33 @@ def states_and_predictions(
     tokens: PackedTokens,
     hooks: Sequence[str],
     interventions: Mapping[str, Intervention] | None = None,
+    hidden_T: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """States at `hooks` (x_TD each) and predictions (y_T each, by name), in one forward pass.
 
-    Geneformer's are 0 at special tokens.
+    hidden_T (bool): tokens that the encoder is not shown, see `shown`. Geneformer's predictions are 0 at
+    special tokens.
     """
-    names = quantities(encoder)
-    if "expression" in names:
-        output = encoder(tokens, hooks, predictions=True, interventions=interventions)
+    names, seen = quantities(encoder), shown(encoder, tokens, hidden_T)
+    if isinstance(encoder, TahoeEncoder):
+        output = encoder(seen, hooks, predictions=True, generative_T=hidden_T, interventions=interventions)
         return output.hooks, {name: output.predictions[name] for name in names}
     wanted = tuple(hooks) if not names or "final" in hooks else (*hooks, "final")
-    states = encoder(tokens, wanted, interventions=interventions).hooks
+    states = encoder(seen, wanted, interventions=interventions).hooks
     if not isinstance(encoder, GeneformerEncoder) or not names:
         return states, {}
     return states, _own_gene(encoder, states["final"], tokens.ids_T)
+
+
+def shown(encoder: Encoder, tokens: PackedTokens, hidden_T: Tensor | None) -> PackedTokens:
+    """The tokens as the encoder gets them when some are hidden from it, as in its training.
+
+    Geneformer reads `<mask>` there. Tahoe-x1 keeps the gene, and is told to leave out its value
+    (`generative_T`).
+    """
+    if hidden_T is None or not isinstance(encoder, GeneformerEncoder):
+        return tokens
+    return replace(tokens, ids_T=tokens.ids_T.masked_fill(hidden_T, encoder.tokeniser.mask_id))
 
 
 def _own_gene(encoder: GeneformerEncoder, x_TD: Tensor, ids_T: Tensor) -> dict[str, Tensor]:

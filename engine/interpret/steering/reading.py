@@ -10,7 +10,10 @@ from engine.interpret.inputs import EncodedInputs
 from engine.interpret.passes import autoencoder
 from engine.models import Encoder
 from engine.models.interventions import Reading
+from engine.models.sae.checkpoint import CONFIG
+from engine.models.sae.config import from_json
 from engine.models.sae.gene_means import load_gene_means
+from engine.models.weights import read_json
 from storage.checkpoints import local_copy
 from storage.errors import InputError
 
@@ -22,9 +25,15 @@ def open_reading(encoder: Encoder, path: str, fingerprint: str) -> Reading:
     return Reading.of(encoder, autoencoder(path, fingerprint, device), means_GD)
 
 
-def require_means(inputs: EncodedInputs) -> None:
-    """Raises InputError when the gene means beside the autoencoder are of another vocabulary."""
-    means_GD = load_gene_means(local_copy(inputs.sae_path))
+def require_readable(inputs: EncodedInputs) -> None:
+    """Raises InputError for a transcoder, and for gene means of another vocabulary."""
+    directory = local_copy(inputs.sae_path)
+    if from_json(read_json(directory / CONFIG)).d_out is not None:
+        raise InputError(
+            f"{inputs.sae_path} is a transcoder: it reconstructs another hook than the one it reads. Give an "
+            "autoencoder."
+        )
+    means_GD = load_gene_means(directory)
     wanted = (len(inputs.genes), inputs.stream.model.d_model)
     if means_GD is not None and tuple(means_GD.shape) != wanted:
         raise InputError(

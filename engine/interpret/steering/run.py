@@ -24,7 +24,7 @@ from engine.interpret.steering.activity import (
 from engine.interpret.steering.design import Design, Experiment, Kind, Mode, target_genes, variants_of
 from engine.interpret.steering.edits import Edit, Unit
 from engine.interpret.steering.product import KIND, EffectProduct
-from engine.interpret.steering.reading import open_reading, require_means
+from engine.interpret.steering.reading import open_reading, require_readable
 from engine.models import Tokens
 from engine.streaming.recipe import Recipe, Workers
 from engine.streaming.replicas import EncoderSpec, load_encoder
@@ -54,8 +54,8 @@ class Request:
 
     separately: every edit is an experiment of its own; else all are made together. targets, on_genes: gene
     ids or symbols; without targets the `n_targets` genes that the edited features fire on most are taken.
-    on_genes: edits reach tokens of these genes only; None for all. survey: the look at some cells for units,
-    controls and label directions.
+    hide_targets: see `Design`. on_genes: edits reach tokens of these genes only; None for all. survey: the
+    look at some cells for units, controls and label directions.
     """
 
     edits: tuple[Edit, ...]
@@ -67,6 +67,7 @@ class Request:
     separately: bool = False
     targets: tuple[str, ...] | None = None
     n_targets: int = 10
+    hide_targets: bool = False
     on_genes: tuple[str, ...] | None = None
     survey: SurveyRequest = field(default_factory=SurveyRequest)
 
@@ -88,7 +89,7 @@ def steer_cells(
     autoencoder, for units and controls in place of the survey.
     Raises InputError before anything is written when a feature, gene or table does not fit.
     """
-    require_means(inputs)
+    require_readable(inputs)
     asked = _as_json(request, inputs, tables)
     design, found = None if overwrite else planned_design(output, asked), None
     _require_features(request, inputs)
@@ -193,7 +194,7 @@ def design_of(inputs: EncodedInputs, request: Request, activity: Activity, seed:
     )
     model = inputs.stream.model
     layer, pool = model.layer(request.survey.layer), request.survey.pool or model.default_pool
-    return Design(inputs.hook, request.mode, layer, pool, seed, experiments, variants)
+    return Design(inputs.hook, request.mode, layer, pool, seed, experiments, variants, request.hide_targets)
 
 
 def survey_on_ray(inputs: EncodedInputs, request: SurveyRequest, recipe: Recipe) -> Survey:

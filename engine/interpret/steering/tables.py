@@ -121,7 +121,8 @@ def summary_table(
         for number, rows in cells.groupby("variant")
     }
     n_versions = len(design.variants)
-    means_VCM = np.stack([values[number] for number in range(1, n_versions)])
+    none = np.zeros((0, len(metrics)), np.float32)  # where no cell has a token
+    means_VCM = np.stack([values.get(number, none) for number in range(1, n_versions)])
     edit_of = [_edit_of(design, number) for number in range(1, n_versions)]
     differences_VCM = np.stack(
         [
@@ -161,12 +162,15 @@ def bootstrap(
 ) -> tuple[Float64, Float64, Float64]:
     """Mean of every column over cells, and its 95% percentile interval when cells are drawn anew.
 
-    NaN counts as a cell without a value; a column of NaN has NaN for everything.
+    NaN counts as a cell without a value; a column of NaN, or no cell at all, gives NaN for everything.
     """
     there_CX = np.isfinite(values_CX)
     filled_CX = np.where(there_CX, values_CX, 0).astype(np.float64)
     weight_CX = there_CX.astype(np.float64)
     n_cells = len(values_CX)
+    if n_cells == 0:
+        nothing_X = np.full(values_CX.shape[1], np.nan)
+        return nothing_X, nothing_X, nothing_X
     with np.errstate(invalid="ignore"):
         mean_X = filled_CX.sum(axis=0) / weight_CX.sum(axis=0)
         drawn_BX = np.concatenate(

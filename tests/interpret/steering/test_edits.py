@@ -36,6 +36,7 @@ def test_what_cannot_be_read_is_refused(text: str) -> None:
 def test_a_feature_is_edited_once() -> None:
     with pytest.raises(InputError, match="feature 3 is edited twice"):
         parse_edits("3:+1,4:ablate,3:ablate")
+    assert len(parse_edits("3:+1,3:ablate", separately=True)) == 2
 
 
 def test_units() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from engine.interpret.steering import EffectTables, parse_edits, steer
 from engine.models import sae
 from engine.models.encoder import Encoder
 from engine.models.interventions import FeatureEdit, Reading, delta, reconstruct
+from engine.models.tahoe import TahoeEncoder
 from storage.errors import InputError
 from tests.models.small_models import small_geneformer, small_tahoe, tokens_of
 
@@ -109,6 +112,32 @@ def test_doses_controls_and_labels() -> None:
     controls = tables.summary[tables.summary["variant"] == 2].set_index("metric")
     assert controls["difference"]["cosine"] == pytest.approx(means["cosine"][1] - means["cosine"][2])
     assert tables.summary[tables.summary["variant"] == 1]["difference"].isna().all()
+
+
+@torch.no_grad()
+def test_hidden_targets_are_hidden_in_every_version(encoder: Encoder) -> None:
+    reading = Reading.of(encoder, autoencoder())
+    tables = run(encoder, controls=(), hide_targets=True)
+    packed = encoder.packed(tokens_of(encoder))
+    hidden_T = torch.isin(packed.ids_T, torch.tensor(TARGETS))
+    if isinstance(encoder, TahoeEncoder):
+        name, flags, seen = "expression", {"generative_T": hidden_T}, packed
+    else:
+        name, flags = "logit", {}
+        seen = replace(packed, ids_T=packed.ids_T.masked_fill(hidden_T, encoder.tokeniser.mask_id))
+    found = [
+        encoder(seen, (), predictions=True, interventions=interventions, **flags).predictions
+        for interventions in ({}, {HOOK: delta(reading, EDITS)})
+    ]
+    if name == "logit":
+        own_T1 = packed.ids_T[:, None]
+        found = [{name: y["logits"].gather(1, own_T1).squeeze(1)} for y in found]
+    change_T = found[1][name] - found[0][name]
+    genes = tables.genes.set_index("gene")
+    for gene in (*TARGETS, 20):
+        expected = change_T[packed.ids_T == gene].mean()
+        np.testing.assert_allclose(genes[f"change_{name}"][gene], expected, rtol=1e-3, atol=2e-5)
+    assert not np.allclose(genes[f"base_{name}"], run(encoder, controls=()).genes[f"base_{name}"], atol=1e-3)
 
 
 def test_edits_on_some_hooks_of_some_models() -> None:

@@ -15,7 +15,7 @@ from engine.interpret.inputs import EncodedInputs
 from engine.interpret.steering import parse_edits, product, steer
 from engine.interpret.steering.activity import label_directions
 from engine.interpret.steering.product import EffectProduct
-from engine.interpret.steering.reading import require_means
+from engine.interpret.steering.reading import require_readable
 from engine.interpret.steering.run import (
     Request,
     SurveyRequest,
@@ -131,7 +131,9 @@ def test_genes_by_symbol_and_by_id(inputs: EncodedInputs) -> None:
     assert {edit.token_ids for variant in limited.variants for edit in variant.edits} == {(known.index[0],)}
 
 
-def test_gene_means_of_another_vocabulary_are_refused(inputs: EncodedInputs, tmp_path: Path) -> None:
+def test_gene_means_of_another_vocabulary_and_transcoders_are_refused(
+    inputs: EncodedInputs, tmp_path: Path
+) -> None:
     autoencoder = sae.load(inputs.sae_path)
     sae.save(autoencoder, tmp_path)
     residual = replace(inputs, sae_path=str(tmp_path))
@@ -139,9 +141,13 @@ def test_gene_means_of_another_vocabulary_are_refused(inputs: EncodedInputs, tmp
         save_gene_means(torch.zeros(n_ids, 32), tmp_path)
         if n_ids == 3:
             with pytest.raises(InputError, match=r"gene means of shape \(3, 32\)"):
-                require_means(residual)
+                require_readable(residual)
         else:
-            require_means(residual)
+            require_readable(residual)
+    transcoder = sae.SAE(sae.SAEConfig("standard", 32, 64, apply_b_dec_to_input=False, d_out=32))
+    sae.save(transcoder, tmp_path)
+    with pytest.raises(InputError, match="is a transcoder"):
+        require_readable(residual)
 
 
 @pytest.mark.parametrize(("n_cells", "wanted"), [(2700, 512), (20, 512), (1, 1), (17, 16), (100, 99)])

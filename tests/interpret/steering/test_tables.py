@@ -25,6 +25,7 @@ def test_cells_without_a_value_do_not_count() -> None:
     np.testing.assert_allclose(mean_X, [2, 5, np.nan])
     np.testing.assert_allclose([low_X[1], high_X[1]], [5, 5])
     assert np.isnan([low_X[2], high_X[2]]).all()
+    assert np.isnan(bootstrap(np.zeros((0, 2), np.float32), seed=0)).all()
 
 
 def test_merged_sums_are_those_of_all_cells() -> None:
