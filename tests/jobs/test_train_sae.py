@@ -88,6 +88,8 @@ def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "memory per GPU" in shown
     record = json.loads(shown.splitlines()[-1])
     assert record["facts"]["dry_run"]["plan"]["parameters"] > 5e9
+    assert main([*flags, "--dry-run", "--gpu-memory", "80"]) == 2
+    assert "a GPU of 80 GB has 80.00 GB" in capsys.readouterr().err
 
 
 def test_few_cells_in_the_shuffle_are_said(
