@@ -1,4 +1,4 @@
-"""The training curve: one row a step, as a parquet table and as TensorBoard events."""
+"""The training curve: one row a step, as a parquet table and wherever else curves are shown."""
 
 import io
 from collections.abc import Mapping
@@ -9,11 +9,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from engine.training.trackers import EVENTS, trackers_of
 from storage.errors import DamagedDataset
 from storage.locations import Location
 
+__all__ = ["EVENTS", "TABLE", "MetricsTable", "read_metrics"]
+
 TABLE = "metrics.parquet"
-EVENTS = "tensorboard"
 
 
 class MetricsTable:
@@ -27,19 +29,17 @@ class MetricsTable:
         self._output = output
         self._rows: list[dict[str, Any]] = []
         self._written = _rows_before(output, start_step)
-        self._events = _event_writer(output, start_step)
+        self._trackers = trackers_of(output, start_step)
 
     def add(self, step: int, values: Mapping[str, torch.Tensor | float]) -> None:
         self._rows.append({"step": step, **values})
 
     def write(self) -> None:
-        """Make every row so far visible: the table, and its new rows as TensorBoard events."""
+        """Make every row so far visible: in the table, and its new rows to all trackers."""
         rows = [{name: _plain(value) for name, value in row.items()} for row in self._rows]
         self._rows = []
         if not rows:
             return
-        if self._events is not None:
-            _add_events(self._events, rows)
         parts = [pa.Table.from_pylist(rows)]
         if self._written is not None:
             parts.insert(0, self._written)
@@ -47,10 +47,12 @@ class MetricsTable:
         sink = io.BytesIO()
         pq.write_table(self._written, sink, compression="zstd")
         self._output.put(TABLE, sink.getvalue())
+        for tracker in self._trackers:
+            tracker.log(rows)
 
     def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_metrics(output: Location) -> pa.Table | None:
@@ -72,21 +74,3 @@ def _rows_before(output: Location, start_step: int) -> pa.Table | None:
 
 def _plain(value: torch.Tensor | float) -> float:
     return value if isinstance(value, int | float) else float(value)
-
-
-def _event_writer(output: Location, start_step: int) -> Any:
-    """A TensorBoard writer on local disk; None elsewhere, since event files are appended to."""
-    if output.local is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    # purge_step: TensorBoard hides what a crashed run logged of the steps that this run does again.
-    return SummaryWriter(str(output.local / EVENTS), purge_step=start_step)
-
-
-def _add_events(writer: Any, rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        for name, value in row.items():
-            if name != "step":
-                writer.add_scalar(name, value, row["step"])
-    writer.flush()
