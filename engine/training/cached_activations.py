@@ -138,12 +138,14 @@ class CachedActivations:
         opened = ActivationCache.open(self.cache)
         first = start_step * share.accumulation * share.world + share.rank
         read = self._of_class if self.filtered else self._of_all
-        for tokens in prefetched(read(opened, share, first)):
+        # fp8 travels to a GPU as it is stored, and is made numbers there.
+        for tokens in prefetched(read(opened, share, first, decoded=device.type == "cpu")):
             gene_B = torch.from_numpy(tokens.gene.astype(np.int64))
-            x_BD = tokens.acts.to(device, non_blocking=True).float()
-            yield TokenBatch(x_BD, gene_B.to(device, non_blocking=True))
+            yield TokenBatch(activations_on(device, tokens), gene_B.to(device, non_blocking=True))
 
-    def _of_all(self, opened: ActivationCache, share: Share, first: int) -> Iterator[TokenActivations]:
+    def _of_all(
+        self, opened: ActivationCache, share: Share, first: int, *, decoded: bool
+    ) -> Iterator[TokenActivations]:
         return opened.batches(
             self.hook,
             share.micro_batch,
@@ -152,9 +154,12 @@ class CachedActivations:
             rank=share.rank,
             world=share.world,
             shards_in_buffer=self.shards_in_buffer,
+            decoded=decoded,
         )
 
-    def _of_class(self, opened: ActivationCache, share: Share, first: int) -> Iterator[TokenActivations]:
+    def _of_class(
+        self, opened: ActivationCache, share: Share, first: int, *, decoded: bool
+    ) -> Iterator[TokenActivations]:
         """As `ActivationCache.batches`, of the tokens of the class as if there were no others."""
         order = TokenOrder(self.tokens_per_shard, share.seed, self.shards_in_buffer)
         size, code = share.micro_batch, CLASS_CODES[self.kept_class]
@@ -168,7 +173,14 @@ class CachedActivations:
             pools = PoolsAhead(read, order, reader)  # type: ignore[arg-type]
             for batch in count(first, share.world):
                 pieces = order.rows(batch * size, (batch + 1) * size)
-                yield joined([pools.at(number, pool).select(rows) for number, pool, rows in pieces]).tokens()
+                parts = [pools.at(number, pool).select(rows) for number, pool, rows in pieces]
+                yield joined(parts).tokens(decoded)
+
+
+def activations_on(device: torch.device, tokens: TokenActivations) -> torch.Tensor:
+    """float32 activations `[B, D]` on the device, whether or not fp8 was decoded on the way."""
+    x_BD = tokens.acts.to(device, non_blocking=True).float()
+    return x_BD if tokens.scale is None else x_BD * tokens.scale.to(device, non_blocking=True)[:, None]
 
 
 class ClassPool:
