@@ -1,7 +1,8 @@
 """Model directories: which model one holds, a copy of it on this machine, and publishing a new one whole.
 
-A model directory is flat: configuration, vocabulary and weights lie directly in it. What jobs leave beside
-them (`run.json`, metrics, training checkpoints in a sub-folder) is not part of the model.
+A model directory is flat: configuration, vocabulary and weights lie directly in it; a joint model's holds
+those of its towers in folders of their own (`TOWERS`). What jobs leave beside them (`run.json`, metrics,
+training checkpoints in a sub-folder) is not part of the model.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ MODEL_SUFFIXES = (
 )
 NOT_THE_MODEL = {"run.json", "training.json", "metrics.parquet", "metrics.json"}
 
+# The folders of a joint model's towers, each a model directory itself.
+TOWERS = ("cell", "text")
+
 # A loader recognises a model by one of these, so they are published last: before them there is no model.
 CONFIGURATIONS = ("config.json", "model_config.yml", "cfg.json")
 
@@ -51,8 +55,8 @@ def fingerprint(model_dir: str | os.PathLike[str]) -> str:
 
 def model_files(location: Location) -> list[str]:
     """Names of the files that make up the model, sorted. Raises InputError when there are none."""
-    names = [name for name in location.list() if "/" not in name and name not in NOT_THE_MODEL]
-    files = [name for name in names if name.endswith(MODEL_SUFFIXES) and not name.startswith(".")]
+    names = [name for name in location.list() if _in_the_model(name) and name not in NOT_THE_MODEL]
+    files = [name for name in names if name.endswith(MODEL_SUFFIXES)]
     if not files:
         raise InputError(
             f"{location}: no model directory; expected configuration and weights in it "
@@ -105,11 +109,17 @@ def publish(write: Callable[[Path], None], destination: str | os.PathLike[str]) 
             location.put_file(name, Path(folder, name))
 
 
+def _in_the_model(name: str) -> bool:
+    folder, _, file = name.rpartition("/")
+    return not file.startswith(".") and (not folder or folder in TOWERS)
+
+
 def _fetch(location: Location, names: list[str], copies: Path, version: str) -> None:
     with tempfile.TemporaryDirectory(dir=copies) as folder:
         fetched = Path(folder, version)
         fetched.mkdir()
         for name in names:
+            (fetched / name).parent.mkdir(exist_ok=True)
             location.get_file(name, fetched / name)
         try:
             fetched.rename(copies / version)

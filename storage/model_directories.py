@@ -50,6 +50,8 @@ def _kind(configuration: str, settings: dict[str, Any]) -> str:
         return "Tahoe-x1 encoder"
     if configuration == "cfg.json":
         return f"sparse autoencoder ({settings.get('architecture', 'standard')})"
+    if settings.get("model_type") == "syncytium-joint":
+        return "joint model of cells and texts"
     if settings.get("model_type") == "bert":
         return "Geneformer encoder"
     return f"model ({settings.get('model_type', 'unnamed')})"
@@ -68,8 +70,9 @@ def _weights(location: Location) -> tuple[dict[str, Any], list[str]]:
     """Parameters by dtype over all safetensors files, and a line for every file that is not whole."""
     by_dtype: dict[str, int] = {}
     problems = []
-    for name, size in location.list().items():
-        if "/" in name or not name.endswith(".safetensors"):
+    sizes = location.list()
+    for name in model_files(location):
+        if not name.endswith(".safetensors"):
             continue
         try:
             tensors, expected = _tensors(location, name)
@@ -78,8 +81,8 @@ def _weights(location: Location) -> tuple[dict[str, Any], list[str]]:
             continue
         for tensor in tensors:
             by_dtype[tensor["dtype"]] = by_dtype.get(tensor["dtype"], 0) + prod(tensor["shape"])
-        if size != expected:
-            problems.append(f"{name}: {size} bytes, {expected} expected from its header")
+        if sizes[name] != expected:
+            problems.append(f"{name}: {sizes[name]} bytes, {expected} expected from its header")
     return {"parameters": sum(by_dtype.values()), "parameters_by_dtype": by_dtype}, problems
 
 

@@ -50,6 +50,21 @@ def test_a_fingerprint_sees_every_byte_of_the_model_and_nothing_else(tmp_path: P
     assert fingerprint(tmp_path) != before
 
 
+def test_the_towers_of_a_joint_model_are_part_of_it(place: Location) -> None:
+    towers = {"config.json": b"{}", "cell/model.safetensors": b"weights", "text/config.json": b"{}"}
+
+    def write(directory: Path) -> None:
+        for name, content in towers.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_bytes(content)
+
+    publish(write, str(place))
+    before, copy = fingerprint(str(place)), local_copy(str(place))
+    assert {name: (copy / name).read_bytes() for name in towers} == towers
+    place.put("cell/model.safetensors", b"other weights")
+    assert fingerprint(str(place)) != before
+
+
 def test_a_remote_model_is_fetched_once_and_again_when_it_changes(place: Location, cache: Path) -> None:
     publish(write_model, str(place))
     place.put("checkpoints/step_1/state.pt", b"large")
