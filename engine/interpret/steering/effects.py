@@ -134,8 +134,18 @@ def _targets(design: Design, n_ids: int) -> Tensor:
 
 
 def _per_cell(value_XR: Tensor, cell_R: Tensor, n_cells: int) -> Tensor:
-    """Sums over the gene tokens of each cell, in the last dimension."""
+    """Sums over the tokens of each cell, in the last dimension; cell_R ascends."""
+    if value_XR.is_cuda:  # where index_add_ adds in random order, and members must be the same each time
+        return segment_sums(value_XR, torch.bincount(cell_R, minlength=n_cells))
     return value_XR.new_zeros(*value_XR.shape[:-1], n_cells).index_add_(-1, cell_R, value_XR)
+
+
+def segment_sums(value_XR: Tensor, lengths_C: Tensor) -> Tensor:
+    """Sums over runs of these lengths in the last dimension, always in the same order."""
+    by_row = value_XR.movedim(-1, 0)
+    flat = by_row.reshape(len(by_row), -1)
+    sums = torch.segment_reduce(flat, "sum", lengths=lengths_C, axis=0, unsafe=True)
+    return sums.reshape(-1, *by_row.shape[1:]).movedim(0, -1)
 
 
 def metric_names(quantities: Sequence[str], labels: Sequence[str]) -> list[str]:
