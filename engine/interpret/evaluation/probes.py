@@ -11,8 +11,9 @@ Shape legend: C cells, F features, D width, L labels.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,60 +57,73 @@ def split(label_C: Int64, group_C: Int64, seed: int) -> Split:
         return Split(tuple(maker.split(cells, label_C)), "cells")
 
 
-def probe_table(
-    x_CD: Float32,
-    codes: Mapping[str, sparse.csr_matrix],
-    label_C: Int64,
-    labels: Sequence[str],
-    folds: Split,
-    *,
-    k_pca: int,
-) -> pd.DataFrame:
-    """Rows (representation, k, label): AUROC and average precision on held-out cells, means over folds.
+@dataclass(frozen=True)
+class ProbedCells:
+    """What probes are given of each cell: x_CD, the mean state of its genes; mean codes by dictionary; its
+    label. k_pca: principal components of x_CD that one of the probes reads."""
 
-    codes: mean codes of cells by dictionary. Beside them "neurons_dense" (x_CD itself, with k of its columns
-    or all) and "pca_dense" (its `k_pca` largest principal components on training cells).
+    x_CD: Float32
+    codes: Mapping[str, sparse.csr_matrix]
+    label_C: Int64
+    folds: Split
+    k_pca: int
+
+    def labels(self) -> list[int]:
+        """The commonest labels with enough cells, commonest first."""
+        cells_L = np.bincount(self.label_C)
+        order = np.argsort(-cells_L, kind="stable")[:MOST_LABELS]
+        return [int(label) for label in order if FEWEST_CELLS <= cells_L[label] < len(self.label_C)]
+
+
+class Score(NamedTuple):
+    """One probe on the cells one fold holds out. k: features it reads, or "all"."""
+
+    representation: str
+    k: str
+    label: int
+    fold: int
+    auroc: float
+    average_precision: float
+
+
+def scores_of_label(cells: ProbedCells, label: int) -> list[Score]:
+    """All probes of one label on all folds that hold cells of it out.
+
+    Representations are the dictionaries, "neurons_dense" (x_CD itself, with k of its columns or all) and
+    "pca_dense" (its largest principal components on training cells).
     """
-    rows = []
-    for label in _probed_labels(label_C):
-        wanted_C = label_C == label
-        for fold, (train, test) in enumerate(folds.folds):
-            if not (0 < wanted_C[train].sum() < len(train) and 0 < wanted_C[test].sum() < len(test)):
-                continue
-            for name, k, auroc, precision in _scores(x_CD, codes, wanted_C, train, test, k_pca):
-                rows.append((name, str(k), labels[label], fold, auroc, precision, int(wanted_C.sum())))
-    columns = ["representation", "k", "label", "fold", "auroc", "average_precision", "n_cells"]
-    table = pd.DataFrame(rows, columns=columns)
-    keys = ["representation", "k", "label"]
-    found = table.groupby(keys, sort=False)[["auroc", "average_precision", "n_cells"]].mean()
-    return found.join(table.groupby(keys, sort=False)["fold"].nunique().rename("folds")).reset_index()
+    wanted_C, scores = cells.label_C == label, []
+    for fold, (train, test) in enumerate(cells.folds.folds):
+        if not (0 < wanted_C[train].sum() < len(train) and 0 < wanted_C[test].sum() < len(test)):
+            continue
+        for name, k, *found in _scores(cells, wanted_C, train, test):
+            scores.append(Score(name, str(k), label, fold, *found))
+    return scores
 
 
-def _probed_labels(label_C: Int64) -> list[int]:
-    """The commonest labels with enough cells, commonest first."""
-    cells_L = np.bincount(label_C)
-    order = np.argsort(-cells_L, kind="stable")[:MOST_LABELS]
-    return [int(label) for label in order if FEWEST_CELLS <= cells_L[label] < len(label_C)]
+def probe_table(scores: Iterable[Score], labels: Sequence[str]) -> pd.DataFrame:
+    """Rows (representation, k, label): AUROC and average precision on held-out cells, means over folds."""
+    table = pd.DataFrame(scores, columns=list(Score._fields))
+    table["label"] = table["label"].map(lambda label: labels[label])
+    grouped = table.groupby(["representation", "k", "label"], sort=False)
+    found = grouped[["auroc", "average_precision"]].mean()
+    return found.join(grouped["fold"].nunique().rename("folds")).reset_index()
 
 
 def _scores(
-    x_CD: Float32,
-    codes: Mapping[str, sparse.csr_matrix],
-    wanted_C: np.ndarray,
-    train: Int64,
-    test: Int64,
-    k_pca: int,
+    cells: ProbedCells, wanted_C: np.ndarray, train: Int64, test: Int64
 ) -> Iterator[tuple[str, int | str, float, float]]:
-    for name, matrix in codes.items():
+    for name, matrix in cells.codes.items():
         order = most_different(matrix[train], wanted_C[train])
         for k in SPARSITIES:
             chosen = matrix[:, order[:k]].toarray()
             yield name, k, *_held_out(chosen, wanted_C, train, test)
+    x_CD = cells.x_CD
     dense_order = most_different(sparse.csr_matrix(x_CD[train]), wanted_C[train], centred=True)
     for k in SPARSITIES:
         yield "neurons_dense", k, *_held_out(x_CD[:, dense_order[:k]], wanted_C, train, test)
     yield "neurons_dense", DENSE, *_held_out(x_CD, wanted_C, train, test)
-    components_CJ = _components(x_CD, train, k_pca)
+    components_CJ = _components(x_CD, train, cells.k_pca)
     yield "pca_dense", components_CJ.shape[1], *_held_out(components_CJ, wanted_C, train, test)
 
 

@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 from safetensors.numpy import load, save
 
-from engine.interpret.comparison import SAME_ABOVE, stability_over_seeds
 from engine.interpret.evaluation import baselines, probes, tables
 from engine.interpret.evaluation.baselines import TRAINED, Statistics
 from engine.interpret.evaluation.dictionaries import Dictionary
@@ -27,6 +26,7 @@ from engine.interpret.evaluation.inputs import EvaluationInputs
 from engine.interpret.evaluation.metrics import as_json, probe_summary
 from engine.interpret.evaluation.options import EvaluationOptions
 from engine.interpret.evaluation.splicing import ChunkResult, run_chunk
+from engine.interpret.evaluation.stability import stability_of
 from engine.interpret.evaluation.token_pass import RETRIES, PassPlan, TokenState, look, plan_pass
 from engine.interpret.evaluation.tokens import calibration_cells, members_with_cells, tokens_in
 from engine.interpret.passes import Progress
@@ -127,28 +127,8 @@ class Stages:
         features = pd.read_parquet(io.BytesIO(dataset.location.read(_FEATURES)))
         own_rows = features[features["dictionary"] == TRAINED].sort_values("feature")
         alive_F = (own_rows["n_tokens"] > 0).to_numpy()
-        stable = stability_over_seeds(own, others)
-        # What is found again by chance: with many features a width is full of neighbours.
-        generator = torch.Generator().manual_seed(self.options.seed)
-        chance = stability_over_seeds(torch.randn(own.shape, generator=generator), others)
-        table = pd.DataFrame(
-            {
-                "feature": np.arange(len(own)),
-                "alive": alive_F,
-                "found_share": stable.score,
-                "similarity": stable.similarity,
-            }
-        )
-        facts = {
-            "same_above": SAME_ABOVE,
-            "against": [asdict(other) for other in self.inputs.against],
-            "all_features": stable.shares(),
-            "alive_features": stable.shares(alive_F),
-            "random_directions": chance.shares(),
-            "features_of_the_others_found_here": [
-                stability_over_seeds(other, [own]).shares()["best_share"] for other in others
-            ],
-        }
+        table, facts = stability_of(own, others, alive_F, self.options.seed)
+        facts["against"] = [asdict(other) for other in self.inputs.against]
         return Found({"stability.parquet": parquet(table)}, facts)
 
     def _dictionaries(self, dataset: Dataset) -> tuple[Statistics, dict[str, Dictionary]]:
@@ -279,8 +259,8 @@ def _probe(
         return None
     label_C = inputs.label.code_C[cell_C].astype(np.int64)
     folds = probes.split(label_C, inputs.groups.code_C[cell_C].astype(np.int64), seed)
-    by_name = dict(zip(names, codes, strict=True))
-    table = probes.probe_table(x_CD, by_name, label_C, inputs.label.labels, folds, k_pca=k)
+    cells = probes.ProbedCells(x_CD, dict(zip(names, codes, strict=True)), label_C, folds, k)
+    table = probes.probe_table(_all_scores(cells), inputs.label.labels)
     keys = ["representation", "k"]
     means = table.groupby(keys, sort=False)[["auroc", "average_precision"]].mean().reset_index()
     facts = {
@@ -290,6 +270,16 @@ def _probe(
         "means_over_labels": means.to_dict("records"),
     }
     return table, facts
+
+
+def _all_scores(cells: probes.ProbedCells) -> list[probes.Score]:
+    """Probes of all labels, a task for each."""
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(probes.scores_of_label)
+    shared = ray.put(cells)
+    of_labels: list[list[probes.Score]] = ray.get([task.remote(shared, label) for label in cells.labels()])
+    return [score for scores in of_labels for score in scores]
 
 
 def spliced_cells(inputs: EvaluationInputs, options: EvaluationOptions) -> np.ndarray:

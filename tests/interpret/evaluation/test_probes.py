@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from engine.interpret.evaluation.probes import most_different, probe_table, split
+from engine.interpret.evaluation.probes import (
+    ProbedCells,
+    most_different,
+    probe_table,
+    scores_of_label,
+    split,
+)
 
 CELLS, FEATURES, WIDTH = 240, 30, 8
 
@@ -30,7 +36,10 @@ def test_one_feature_is_enough_for_what_it_tells(labels: np.ndarray, codes: spar
     x_CD = np.random.default_rng(1).standard_normal((CELLS, WIDTH)).astype(np.float32)
     folds = split(label_C, np.zeros(CELLS, np.int64), seed=0)
     assert folds.held_out == "cells"
-    table = probe_table(x_CD, {"sae": codes}, label_C, ["a", "b", "c"], folds, k_pca=2)
+    cells = ProbedCells(x_CD, {"sae": codes}, label_C, folds, k_pca=2)
+    assert cells.labels() == [0, 1, 2]
+    scores = [score for label in cells.labels() for score in scores_of_label(cells, label)]
+    table = probe_table(scores, ["a", "b", "c"])
     auroc = table.set_index(["representation", "k", "label"])["auroc"]
     assert auroc["sae", "1", "a"] > 0.99
     assert auroc["sae", "1", "b"] < 0.8
