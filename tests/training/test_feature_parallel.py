@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from engine.models import sae
-from engine.models.sae.parallelise import ALONE, FeatureShard
+from engine.models.sae.parallelise import ALONE, FeatureShard, best_of_all, best_of_group
 from engine.training.checkpoint import Checkpoints, Committed
 from engine.training.fragments import MOMENTS
 from engine.training.loop import train
@@ -62,7 +62,11 @@ class FixedRecipe:
             bandwidth=0.5,
             pre_act_coefficient=1e-3,
         )
-        return SparseTraining(sae.objective(config, options, seed=seed, shard=shard), dead_after_tokens=BATCH)
+        objective = sae.objective(config, options, seed=seed, shard=shard)
+        module = SparseTraining(objective, dead_after_tokens=BATCH)
+        # In the first step only the first process has dead features.
+        module.silent_tokens[torch.arange(*shard.range(F)) < 10] = BATCH
+        return module
 
     def prepare(self, module: nn.Module, share: Share, device: torch.device) -> None:
         assert isinstance(module, SparseTraining)
@@ -137,6 +141,13 @@ def wide_options(feature_parallel: int, zero: int) -> TrainingOptions:
     return replace(chosen, batch=256 * chosen.data_parallel)
 
 
+def kept_of_ties(rank: int) -> tuple[list[int], int]:
+    """Of equal scores: how many this process keeps of each token's 5 where 7 win, and of rank + 1 where 4."""
+    shard = FeatureShard(rank, WORLD, dist.group.WORLD)
+    of_tokens = best_of_group(torch.zeros(3, 5), 7, shard).sum(1).tolist()
+    return of_tokens, int(best_of_all(torch.zeros(rank + 1), 4).sum())
+
+
 def run_rank(rank: int, rendezvous: str, cases: list[Case]) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=WORLD)
@@ -145,6 +156,7 @@ def run_rank(rank: int, rendezvous: str, cases: list[Case]) -> None:
         train_case(case, worker)
     sizes = [step_bytes(WIDE, wide_options(n, zero), worker) for n, zero in MEASURED]
     Path(f"{rendezvous}-bytes-{rank}").write_text(json.dumps(sizes))
+    Path(f"{rendezvous}-ties-{rank}").write_text(json.dumps(kept_of_ties(rank)))
     dist.destroy_process_group()
 
 
@@ -161,6 +173,7 @@ RECIPES = {
 # What one recipe shows of ZeRO, groups and thresholds, others need not show again.
 MATRIX = [("batchtopk", n, zero) for n in (1, 2, 4) for zero in (0, 1, 2)]
 MATRIX += [("topk", 2, 0), ("topk", 4, 1), ("topk", 1, 2), ("topk", 4, 2), ("topk", 2, 3), ("topk", 4, 3)]
+MATRIX += [("topk dense", 4, 0)]
 MATRIX += [(name, 2, 1) for name in RECIPES if name not in ("topk", "batchtopk")]
 
 
@@ -274,3 +287,8 @@ def test_the_plan_is_what_four_processes_allocate(folder: Path) -> None:
                 d_in=64, width=4096, k=16, training=wide_options(n, zero), hardware=Hardware(device="cpu")
             )
             assert LEAST * measured <= planned.memory_bytes <= MOST * measured, (n, zero)
+
+
+def test_exactly_k_win_where_scores_are_equal(folder: Path) -> None:
+    kept = [json.loads((folder / f"rendezvous-ties-{rank}").read_text()) for rank in range(WORLD)]
+    assert kept == [[[5, 5, 5], 1], [[2, 2, 2], 2], [[0, 0, 0], 1], [[0, 0, 0], 0]]
