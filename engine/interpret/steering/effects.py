@@ -142,10 +142,10 @@ def _per_cell(value_XR: Tensor, cell_R: Tensor, n_cells: int) -> Tensor:
 
 def segment_sums(value_XR: Tensor, lengths_C: Tensor) -> Tensor:
     """Sums over runs of these lengths in the last dimension, always in the same order."""
-    by_row = value_XR.movedim(-1, 0)
-    flat = by_row.reshape(len(by_row), -1)
-    sums = torch.segment_reduce(flat, "sum", lengths=lengths_C, axis=0, unsafe=True)
-    return sums.reshape(-1, *by_row.shape[1:]).movedim(0, -1)
+    shape = value_XR.shape[:-1]
+    by_row_RX = value_XR.movedim(-1, 0).reshape(value_XR.shape[-1], shape.numel())
+    sum_CX = torch.segment_reduce(by_row_RX, "sum", lengths=lengths_C, axis=0, unsafe=True)
+    return sum_CX.reshape(len(lengths_C), *shape).movedim(0, -1)
 
 
 def metric_names(quantities: Sequence[str], labels: Sequence[str]) -> list[str]:
