@@ -37,7 +37,7 @@ class AutoencoderFlags:
     """Nested prefixes of matryoshka, e.g. 1024,4096. Default: 1/16, 1/8, 1/4 and 1/2 of the width."""
     sparsity_coefficient: float | None = None
     """Weight of the sparsity penalty. Default: 5 for gated and standard (larger is sparser); for jumprelu,
-    which comes to --k by itself, a thousandth of the activations' width."""
+    which comes to --k by itself, a hundredth of the activations' width."""
     aux_coefficient: float = 1 / 32
     """Weight of the loss that revives dead features (AuxK, of the variance left); 0 = leave them dead."""
     init_seed: int | None = None

@@ -146,7 +146,7 @@ def _step(
     started = time.perf_counter()
     rate = learning_rate(step, options)
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["speed"]
     # Dropout must not depend on how many steps this process has done before: a resumed run draws the same.
     seed_everything(options.seed, step, share.rank)
     sums: dict[str, torch.Tensor] = {}

@@ -171,15 +171,19 @@ def bucket_elements(n_weights: int) -> int:
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices with weight decay, vectors without; the same order on every worker."""
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
-    matrices = [weight for weight in weights if weight.ndim >= 2]
-    vectors = [weight for weight in weights if weight.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+    """Matrices with weight decay, vectors without; the same order on every worker.
+
+    A weight with an attribute `speed` is in a group with others of that speed, a factor on the learning rate.
+    """
+    groups: dict[tuple[bool, float], list[torch.Tensor]] = {(True, 1.0): [], (False, 1.0): []}
+    for weight in module.parameters():
+        if weight.requires_grad:
+            groups.setdefault((weight.ndim >= 2, getattr(weight, "speed", 1.0)), []).append(weight)
+    return [
+        {"params": weights, "weight_decay": weight_decay if matrices else 0.0, "speed": speed}
+        for (matrices, speed), weights in groups.items()
+        if weights
     ]
-    return [group for group in groups if group["params"]]
 
 
 @contextmanager

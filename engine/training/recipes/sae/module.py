@@ -19,6 +19,9 @@ from engine.training.schedule import ramp
 SUMMED = ("mse", "aux", "sparsity", "inner")
 # Massive activations live in a handful of dimensions (arXiv 2605.31518).
 OUTLIER_DIMS = 5
+# Thresholds are of size 2, an encoder's elements of size 1/sqrt(D); what drives both is normalised by Adam.
+# Without it the number of active features stays at a third of its target for thousands of steps.
+THRESHOLD_SPEED = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,8 @@ class SparseTraining(nn.Module):
         super().__init__()
         self.objective = objective
         self.feature_shard = objective.feature_shard
+        if objective.sae.config.architecture == "jumprelu":
+            objective.sae.threshold.speed = THRESHOLD_SPEED  # type: ignore[attr-defined]
         self.dead_after_tokens = dead_after_tokens
         self.knobs = knobs or KnobSchedule()
         d = objective.sae.d_in
