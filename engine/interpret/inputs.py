@@ -124,6 +124,7 @@ class FeatureInputs(Subject):
             sae_path, config.metadata.get("hook_name"), cache.hooks, hook, f"{what} holds", remedy
         )
         require_same_activations(sae_path, config, cache.d, cache.metadata.get("model"), what)
+        require_whole_activations(sae_path, config)
         if cache.metadata.get("store", store.dataset_id) != store.dataset_id:
             raise InputError(
                 f"--cells {cells_path} is store {store.dataset_id}, but the cache {cache_path} was made from "
@@ -170,6 +171,7 @@ class EncodedInputs(Subject):
             sae_path, config.metadata.get("hook_name"), model.hook_names, hook, f"{what} has", remedy
         )
         require_same_activations(sae_path, config, model.d_model, model.fingerprint, what)
+        require_whole_activations(sae_path, config)
         return cls(
             sae_path=sae_path,
             sae_fingerprint=fingerprint(local),
@@ -213,4 +215,13 @@ def require_same_activations(
         raise InputError(
             f"{sae_path} was trained on activations of model {trained_on}, {what} is of model {model}; use "
             "the autoencoder's model."
+        )
+
+
+def require_whole_activations(sae_path: str, config: sae.SAEConfig) -> None:
+    """Raises InputError for an autoencoder of gene residuals, where activations are fed to it as they are."""
+    if config.metadata.get("gene_residual"):
+        raise InputError(
+            f"{sae_path} was trained with --gene-residual: it takes activations less their gene's mean, which "
+            "only evaluate-sae takes off; give an autoencoder of whole activations."
         )
