@@ -55,12 +55,16 @@ def has_lora(tower: nn.Module) -> bool:
 
 
 def merge_lora(tower: nn.Module) -> None:
-    """Add each addition to its weight for good; the tower is then as before, and still frozen."""
+    """Add each addition to its weight for good; the tower is then as before, and still frozen.
+
+    Not by torch's own remove_parametrizations, which edits the layer's class: a copy of the tower shares it.
+    """
     for module in list(tower.modules()):
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-            parameter = module.get_parameter("weight")
-            parameter.requires_grad_(False)
+        if isinstance(module, nn.Linear) and parametrize.is_parametrized(module, "weight"):
+            weight = module.weight.detach().clone()
+            del module.parametrizations
+            module.__class__ = type(module).__bases__[0]
+            module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
 
 
 def lora_parameters(tower: nn.Module) -> list[nn.Parameter]:
