@@ -75,7 +75,8 @@ def arguments_from_yaml(argv: list[str], options_type: type) -> list[str]:
     if path is None:
         return argv
     values = read_yaml(path)
-    known = {field.name: field for field in fields(options_type)}
+    # A flag named like a Python keyword (`--from`) has a field with an underscore behind it.
+    known = {field.name.rstrip("_"): field for field in fields(options_type)}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise InputError(
