@@ -222,6 +222,6 @@ def require_whole_activations(sae_path: str, config: sae.SAEConfig) -> None:
     """Raises InputError for an autoencoder of gene residuals, where activations are fed to it as they are."""
     if config.metadata.get("gene_residual"):
         raise InputError(
-            f"{sae_path} was trained with --gene-residual: it takes activations less their gene's mean, which "
-            "only evaluate-sae takes off; give an autoencoder of whole activations."
+            f"{sae_path} was trained with --gene-residual: it takes activations less their gene's mean, "
+            "which only evaluate-sae takes off; give an autoencoder of whole activations."
         )
