@@ -7,7 +7,7 @@ Shape legend: T tokens both have, C cells, F and G features, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,6 +19,7 @@ from engine.interpret.codes import sparse_codes
 from engine.interpret.comparison.subjects import Compared, Source
 from engine.interpret.runs import Float32, Int64
 from engine.models import sae
+from engine.models.sae.gene_means import load_gene_means, without_gene_means
 from storage.activations import ActivationCache
 from storage.genes import without_version
 
@@ -28,7 +29,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Pooled:
-    """Means over the aligned tokens of each cell: codes [C, F] and raw activations [C, D]."""
+    """Means over the aligned tokens of each cell: codes [C, F] and the activations they are of [C, D]."""
 
     codes_CF: sparse.csr_matrix
     raw_CD: Float32
@@ -64,8 +65,13 @@ def aligned_codes(
         raise ValueError("codes are read from caches")
     encoders = [sae.load(side.directory).to(device) for side in (one, other)]
     genes = _shared_genes(one.source.cache, other.source.cache)
+    readers = [
+        _Reader(side.source, cells, number_G, genes.n, load_gene_means(side.directory))
+        for side, number_G in ((one, genes.one_G), (other, genes.other_G))
+        if side.source
+    ]
     parts: list[tuple[Int64, list[sparse.csr_matrix], list[Float32]]] = []
-    for stop, key_T, x_TD, y_TD in _aligned(one.source, other.source, cells, genes):
+    for stop, key_T, x_TD, y_TD in _aligned(readers, cells):
         cell_T = key_T // genes.n
         codes = [
             sparse_codes(encoder, acts.to(device), encoder.d_sae)
@@ -122,14 +128,13 @@ def _shared_genes(one: ActivationCache, other: ActivationCache) -> _SharedGenes:
 
 
 def _aligned(
-    one: Source, other: Source, cells: Int64, genes: _SharedGenes
+    readers: Sequence[_Reader], cells: Int64
 ) -> Iterator[tuple[int, Int64, torch.Tensor, torch.Tensor]]:
     """(cell it reaches, keys, activations of the one, of the other) of the shared tokens, range by range.
 
     Members of both caches are consecutive cells; a range ends where a member of either does, so each member
     is read once.
     """
-    readers = [_Reader(one, cells, genes.one_G, genes.n), _Reader(other, cells, genes.other_G, genes.n)]
     edges = sorted({edge for reader in readers for edge in reader.edges()})
     for start, stop in pairwise(edges):
         if np.searchsorted(cells, start) == np.searchsorted(cells, stop):
@@ -143,9 +148,17 @@ def _aligned(
 
 
 class _Reader:
-    """The wanted tokens of one cache, member after member."""
+    """The wanted tokens of one cache, member after member, as the autoencoder takes them."""
 
-    def __init__(self, source: Source, cells: Int64, number_G: Int64, n_genes: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        cells: Int64,
+        number_G: Int64,
+        n_genes: int,
+        gene_means_GD: torch.Tensor | None,
+    ) -> None:
+        self._gene_means_GD = gene_means_GD
         self._source, self._cells, self._number_G, self._n_genes = source, cells, number_G, n_genes
         self._key, self._tokens = "", _Tokens(np.empty(0, np.int64), torch.empty(0))
 
@@ -170,7 +183,11 @@ class _Reader:
             rows = np.flatnonzero((number_T >= 0) & np.isin(cell_T, self._cells))
             key_T = cell_T[rows] * self._n_genes + number_T[rows]
             order = np.argsort(key_T, kind="stable")
-            self._tokens = _Tokens(key_T[order], tokens.acts[torch.from_numpy(rows[order])])
+            x_TD = tokens.acts[torch.from_numpy(rows[order])]
+            if self._gene_means_GD is not None:
+                ids_T = torch.from_numpy(tokens.gene[rows[order]].astype(np.int64))
+                x_TD = without_gene_means(x_TD.float(), ids_T, self._gene_means_GD)
+            self._tokens = _Tokens(key_T[order], x_TD)
             self._key = key
         return self._tokens
 

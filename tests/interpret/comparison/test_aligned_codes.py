@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from engine.interpret.comparison.aligned_codes import AlignedCodes, aligned_codes, chosen_cells
 from engine.interpret.comparison.subjects import Compared
 from engine.models import sae
+from engine.models.sae.gene_means import save_gene_means
 from storage.activations import ActivationCache
 from tests.interpret.comparison.conftest import CELLS, Place
 
@@ -54,6 +56,22 @@ def test_row_by_row_the_same_gene_of_the_same_cell(place: Place, other: str) -> 
         x_TD = torch.stack([rows[key] for key in shared])
         expected = sae.load(Path(place.sae(name))).encode(x_TD).detach().numpy()
         np.testing.assert_allclose(found.toarray(), expected, atol=1e-5)
+
+
+def test_gene_residuals_are_read_as_trained_on(place: Place, tmp_path: Path) -> None:
+    one, other = subjects(place, "a", "lower")
+    assert one.source is not None
+    means_GD = torch.randn(len(one.source.cache.genes), 32, generator=torch.Generator().manual_seed(0))
+    shutil.copytree(place.sae("a"), tmp_path / "a")
+    save_gene_means(means_GD, tmp_path / "a")
+    residual = Compared.open(str(tmp_path / "a"), [one.source.cache])
+    assert residual.fingerprint != one.fingerprint
+    rows = {key: x for key, x in by_gene(one).items() if key[0] == 3}
+    number = {gene: token for token, gene in enumerate(one.source.cache.genes["gene_id"])}
+    codes = aligned_codes(residual, other, np.array([3]), "cpu")
+    x_TD = torch.stack([rows[key] - means_GD[number[key[1]]] for key in sorted(rows)])
+    expected = sae.load(tmp_path / "a").encode(x_TD).detach().numpy()
+    np.testing.assert_allclose(codes.one_TF.toarray(), expected, atol=1e-5)
 
 
 def test_pooled_vectors_are_means_of_a_cell(place: Place) -> None:
