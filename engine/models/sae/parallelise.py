@@ -52,10 +52,14 @@ ALONE = FeatureShard()
 
 
 def summed(partial: Tensor, shard: FeatureShard) -> Tensor:
-    """Sum over the group of what each process's features give; gradients reach everybody's part whole."""
+    """Sum over the group of what each process's features give; gradients reach everybody's part whole.
+
+    In float32 at least, since parts of half precision would be rounded again with every process.
+    """
     if shard.world == 1:
         return partial
-    total: Tensor = _Summed.apply(partial, shard.group)  # type: ignore[no-untyped-call]
+    exact = partial.float() if partial.dtype in (torch.bfloat16, torch.float16) else partial
+    total: Tensor = _Summed.apply(exact, shard.group)  # type: ignore[no-untyped-call]
     return total
 
 
