@@ -127,7 +127,7 @@ def like_density(density_F: Float64, feature: int, taken: Sequence[int], seed: i
     if not len(candidates):
         raise InputError(
             f"no feature but the edited ones fired on the surveyed cells, so there is no control for feature "
-            f"{feature}; survey more cells, or leave the control random out."
+            f"{feature}; survey more cells, or leave the control random_feature out."
         )
     logs = np.log(np.maximum(density_F, 1e-12))
     nearest = candidates[np.argsort(np.abs(logs[candidates] - logs[feature]), kind="stable")[:NEAREST]]
@@ -159,10 +159,8 @@ def survey(
 ) -> Survey:
     """Codes of tokens that the autoencoder is about, and the cells' embeddings by label (-1: none)."""
     sae = reading.sae
-    codes, genes = (
-        [sparse_codes(sae, torch.zeros(0, sae.d_in, device=sae.W_enc.device), sae.d_sae)],
-        [np.zeros(0, np.int64)],
-    )
+    no_state_TD = torch.zeros(0, sae.d_in, device=sae.W_enc.device)
+    codes, genes = [sparse_codes(sae, no_state_TD, sae.d_sae)], [np.zeros(0, np.int64)]
     # By place in all tokens, so that which are kept does not depend on batches.
     share = SURVEY_TOKENS / max(tokens.n_tokens, 1)
     kept_T = torch.from_numpy(np.random.default_rng(0).random(tokens.n_tokens) < share)

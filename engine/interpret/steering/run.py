@@ -91,27 +91,22 @@ def steer_cells(
     """
     require_readable(inputs)
     asked = _as_json(request, inputs, tables)
-    design, found = None if overwrite else planned_design(output, asked), None
     _require_features(request, inputs)
+    design = None if overwrite else planned_design(output, asked)
     complete = design is not None and Dataset.open(output).is_complete
-    if design is None or (inputs.label is not None and not complete):
+    unmeasured = design is None and tables is None
+    found = None
+    if unmeasured or (inputs.label is not None and not complete):
         with ray_session.connect(workers.address):
             found = survey_on_ray(inputs, request.survey, recipe)
-    if design is None:
-        if found is None:
-            raise AssertionError("without a design there was a survey")
-        activity = found.activity if tables is None else TabledActivity(tables, inputs.n_features)
-        design = design_of(inputs, request, activity, recipe.seed)
-    directions_LD = np.zeros((0, inputs.stream.model.d_model), np.float32)
-    if found is not None and inputs.label is not None:
-        directions_LD = label_directions(found)
+    design = design or design_of(inputs, request, _activity(inputs, tables, found), recipe.seed)
     product = EffectProduct(
         inputs.sae_path,
         inputs.sae_fingerprint,
         asked,
         design,
         inputs.label.labels if inputs.label else (),
-        directions_LD,
+        label_directions(found) if found else np.zeros((0, inputs.stream.model.d_model), np.float32),
     )
     share = max(recipe.batch_tokens // len(design.variants), 1)
     return encode(
@@ -135,6 +130,15 @@ def token_ids(inputs: EncodedInputs, names: Sequence[str], flag: str) -> tuple[i
     if missing:
         raise InputError(f"--{flag}: the model knows no gene {', '.join(missing[:5])}.")
     return tuple(dict.fromkeys(known[name] for name in names))
+
+
+def _activity(inputs: EncodedInputs, tables: FeatureTables | None, found: Survey | None) -> Activity:
+    """From tables where they were given, else from the survey."""
+    if tables is not None:
+        return TabledActivity(tables, inputs.n_features)
+    if found is None:
+        raise ValueError("neither tables nor a survey tell how features fire")
+    return found.activity
 
 
 def _as_json(request: Request, inputs: EncodedInputs, tables: FeatureTables | None) -> dict[str, Any]:
