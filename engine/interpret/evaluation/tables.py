@@ -25,6 +25,8 @@ STRONG_AUROC, SIGNIFICANT_FDR = 0.9, 0.01
 DENSITY_EDGES = np.arange(-8.0, 0.25, 0.25)
 """Of log10(density); the first bin is also for what is rarer."""
 FEWEST_CELLS = 20
+FEWEST_TOKENS = 10
+"""Activations from which the entropy of a feature over genes is judged."""
 _BLOCK = 2048
 ALL_GROUPS = "all"
 DEPTH = "genes_per_cell"
@@ -131,7 +133,9 @@ def dictionary_row(sums: Reconstruction, number: int, features: pd.DataFrame, ki
     `dead_share`."""
     alive = features[features["n_tokens"] > 0]
     found = sums.row(number, sums.strata(kind))
-    single = alive["gene_entropy"] < SINGLE_GENE_BITS
+    # Whatever fires on a token or two fires on a gene or two.
+    judged = alive["n_tokens"] >= FEWEST_TOKENS
+    single = judged & (alive["gene_entropy"] < SINGLE_GENE_BITS)
     row = {
         "n_features": len(features),
         "fvu": found["fvu"],
@@ -139,7 +143,7 @@ def dictionary_row(sums: Reconstruction, number: int, features: pd.DataFrame, ki
         "dead_share": 1 - len(alive) / max(len(features), 1),
         "ultra_dense_share": _mean(alive["density"] > ULTRA_DENSE),
         "median_density": float(alive["density"].median()),
-        "single_gene_share": _mean(single),
+        "single_gene_share": _mean(single[judged]),
     }
     return row | (_label_row(alive, single) if "best_label" in alive else {})
 

@@ -53,7 +53,6 @@ from engine.interpret.runs import (
 )
 
 RETRIES = 3
-IN_FLIGHT_PER_CPU = 2
 TASKS_PER_GPU = 4
 MOST_GENES = 1 << 17
 """More than any cell has."""
@@ -145,7 +144,8 @@ def look(
     resources = ray.cluster_resources()
     gpus = {"num_gpus": 1 / TASKS_PER_GPU} if resources.get("GPU") else {}
     task = ray.remote(num_cpus=1, max_retries=RETRIES, **gpus)(_look_at_member)
-    window = IN_FLIGHT_PER_CPU * max(1, int(resources.get("CPU", 1)))
+    # One more than can run: the state of a member of a wide autoencoder is a few hundred megabytes.
+    window = 1 + max(1, int(resources.get("CPU", 1)))
     shared = ray.put(inputs), ray.put(plan), ray.put(list(dictionaries))
     members = members_with_cells(inputs)
     state, peak = TokenState.empty(inputs, plan, dictionaries), 0

@@ -16,15 +16,13 @@ from tests.interpret.inputs import Place
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-OPTIONS = EvaluationOptions(probe_cells=60, baselines=("pca", "neurons"))
+OPTIONS = EvaluationOptions(baselines=("pca", "neurons"))
 
 
 def test_an_interrupted_evaluation_goes_on(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = EvaluationInputs.open(
-        str(place.sae), str(place.cache), cells_path=str(place.cells), label="cell_type"
-    )
+    inputs = EvaluationInputs.open(str(place.sae), str(place.cache))
     whole = evaluate(inputs, OPTIONS, Location.of(tmp_path / "whole"))
     output = Location.of(tmp_path / "cut")
     with monkeypatch.context() as patch:
@@ -37,7 +35,7 @@ def test_an_interrupted_evaluation_goes_on(
     monkeypatch.setattr(stages, "_build_baselines", None)
     resumed = evaluate(inputs, OPTIONS, output)
     assert resumed.metrics == whole.metrics
-    for name in ("features.parquet", "labels.parquet", "probes.parquet", SUMMARY):
+    for name in ("features.parquet", "reconstruction.parquet", SUMMARY):
         assert output.read(name) == whole.snapshot.read(name)
     again = evaluate(inputs, OPTIONS, output)
     assert not again.did_work
