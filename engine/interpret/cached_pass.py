@@ -19,6 +19,7 @@ from engine.interpret.passes import (
     Spent,
     autoencoder,
     commit_state,
+    gene_means,
     observe_tokens,
     plan_lineage,
 )
@@ -52,8 +53,15 @@ class CachedPass:
 
     def sample_peak(self) -> float:
         inputs = self.inputs
-        acts = inputs.cache.read(inputs.hook, inputs.cache.members[0].key).acts[:SAMPLE_TOKENS]
-        codes = sparse_codes(autoencoder(inputs.sae_path, inputs.sae_fingerprint), acts, inputs.n_features)
+        which = inputs.sae_path, inputs.sae_fingerprint
+        tokens = inputs.cache.read(inputs.hook, inputs.cache.members[0].key)
+        codes = sparse_codes(
+            autoencoder(*which),
+            tokens.acts[:SAMPLE_TOKENS],
+            inputs.n_features,
+            gene_T=tokens.gene,
+            gene_means_GD=gene_means(*which),
+        )
         return float(codes.data.max(initial=0.0))
 
     def members(self) -> list[MemberPlan]:
@@ -135,7 +143,8 @@ def observe_shards(
     inputs: FeatureInputs, plan: PassPlan, shards: Sequence[int], device: str = "cpu"
 ) -> FeatureState:
     """State of some shards of the cache, by their numbers."""
-    encoder = autoencoder(inputs.sae_path, inputs.sae_fingerprint, device)
+    which = inputs.sae_path, inputs.sae_fingerprint, device
+    encoder, means_GD = autoencoder(*which), gene_means(*which)
     expression = Expression.by_gene_id(inputs.store, inputs.genes["gene_id"].tolist())
     observer = Observer(plan, inputs.label.code_C if inputs.label else None)
     for number in shards:
@@ -144,6 +153,7 @@ def observe_shards(
         observe_tokens(
             observer,
             encoder,
+            means_GD,
             tokens.acts[torch.from_numpy(kept)],
             tokens.cell[kept],
             tokens.gene[kept],

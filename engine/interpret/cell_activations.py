@@ -15,17 +15,19 @@ from engine.interpret.codes import FeatureEncoder, sparse_codes
 from engine.interpret.inputs import FeatureInputs
 from engine.interpret.runs import Float32
 from engine.models import sae
+from engine.models.sae.gene_means import load_gene_means
 from storage.checkpoints import local_copy
 
 
 def peak_activations(inputs: FeatureInputs) -> Float32:
     """`[cells, features]` over the whole cache; 0 where a feature is silent or a cell has no gene token."""
-    autoencoder = sae.load(local_copy(inputs.sae_path))
+    directory = local_copy(inputs.sae_path)
+    autoencoder, means_GD = sae.load(directory), load_gene_means(directory)
     peak_CF = np.zeros((inputs.n_cells, inputs.n_features), np.float32)
     for record in inputs.cache.members:
         tokens = inputs.cache.read(inputs.hook, record.key)
         kept_T = inputs.gene_tokens[tokens.gene] & (tokens.cell < inputs.n_cells)
-        add_peaks(peak_CF, autoencoder, tokens.acts, tokens.cell, kept_T)
+        add_peaks(peak_CF, autoencoder, tokens.acts, tokens.cell, kept_T, tokens.gene, means_GD)
     return peak_CF
 
 
@@ -35,9 +37,20 @@ def add_peaks(
     x_TD: torch.Tensor,
     cell_T: npt.NDArray[np.integer[Any]],
     kept_T: npt.NDArray[np.bool_],
+    gene_T: npt.NDArray[np.integer[Any]] | None = None,
+    means_GD: torch.Tensor | None = None,
 ) -> None:
-    """Raise `peak_CF` to the activations of the kept tokens, whose cells are rows of it."""
+    """Raise `peak_CF` to the activations of the kept tokens, whose cells are rows of it.
+
+    gene_T, means_GD: for an autoencoder of gene residuals, as in `sparse_codes`.
+    """
     rows_T = np.flatnonzero(kept_T)
-    codes = sparse_codes(encoder, x_TD[torch.from_numpy(rows_T)], peak_CF.shape[1])
+    codes = sparse_codes(
+        encoder,
+        x_TD[torch.from_numpy(rows_T)],
+        peak_CF.shape[1],
+        gene_T=None if gene_T is None else gene_T[rows_T],
+        gene_means_GD=means_GD,
+    )
     cell_N = np.repeat(cell_T[rows_T].astype(np.int64), np.diff(codes.indptr))
     np.maximum.at(peak_CF, (cell_N, codes.indices), codes.data)

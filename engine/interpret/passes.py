@@ -19,6 +19,7 @@ from engine.interpret.expression import Expression
 from engine.interpret.features import GeneTokens, Integers, Observer, whole_cell_chunks
 from engine.interpret.state import FeatureState, PassPlan
 from engine.models import sae
+from engine.models.sae.gene_means import load_gene_means
 from storage.checkpoints import local_copy
 from storage.commits import Dataset
 from storage.feature_states import state_objects
@@ -68,23 +69,35 @@ def autoencoder(path: str, fingerprint: str, device: str = "cpu") -> sae.SAE:
     return sae.load(local_copy(path)).to(device)
 
 
+@lru_cache(maxsize=1)
+def gene_means(path: str, fingerprint: str, device: str = "cpu") -> torch.Tensor | None:
+    """What lies beside an autoencoder of gene residuals, loaded like it; None beside any other."""
+    means_GD = load_gene_means(local_copy(path))
+    return None if means_GD is None else means_GD.to(device)
+
+
 def observe_tokens(
     observer: Observer,
     encoder: sae.SAE,
+    means_GD: torch.Tensor | None,
     x_TD: torch.Tensor,
     cell_T: Integers,
     gene_T: Integers,
     position_T: Integers,
     expression: Expression,
 ) -> None:
-    """Fold gene tokens of whole cells into a state, in any order; activations `x_TD` on the host."""
+    """Fold gene tokens of whole cells into a state, in any order; activations `x_TD` on the host.
+
+    means_GD: `gene_means` of the autoencoder.
+    """
     order = np.lexsort((position_T, cell_T))
     for start, stop in whole_cell_chunks(cell_T[order]):
         rows = order[start:stop]
         cells, genes = cell_T[rows].astype(np.int64), gene_T[rows].astype(np.int64)
         tokens = GeneTokens(cells, genes, position_T[rows], expression(cells, genes))
         x_RD = x_TD[torch.from_numpy(rows)].to(encoder.W_enc.device)
-        observer.add(tokens, sparse_codes(encoder, x_RD, observer.plan.n_features))
+        codes = sparse_codes(encoder, x_RD, observer.plan.n_features, gene_T=genes, gene_means_GD=means_GD)
+        observer.add(tokens, codes)
 
 
 def objects_of(state: FeatureState, key: str, edges: Sequence[int]) -> Iterator[tuple[str, bytes]]:

@@ -13,7 +13,7 @@ import torch
 from engine.interpret.codes import sparse_codes
 from engine.interpret.expression import Expression
 from engine.interpret.inputs import FeatureInputs
-from engine.interpret.passes import autoencoder
+from engine.interpret.passes import autoencoder, gene_means
 from engine.interpret.runs import Float32, Int64
 
 TOKENS_IN_PROMPT = 128
@@ -40,8 +40,14 @@ def prompts_of_shard(inputs: FeatureInputs, shard: int, feature_N: Int64, cell_N
     expression_T = Expression.by_gene_id(inputs.store, inputs.genes["gene_id"].tolist())(cell_T, gene_T)
     order = np.lexsort((tokens.pos[kept], -expression_T, cell_T))
     kept, cell_T, gene_T = kept[order], cell_T[order], gene_T[order]
-    encoder = autoencoder(inputs.sae_path, inputs.sae_fingerprint)
-    codes = sparse_codes(encoder, tokens.acts[torch.from_numpy(kept)], inputs.n_features).tocsc()
+    which = inputs.sae_path, inputs.sae_fingerprint
+    codes = sparse_codes(
+        autoencoder(*which),
+        tokens.acts[torch.from_numpy(kept)],
+        inputs.n_features,
+        gene_T=gene_T,
+        gene_means_GD=gene_means(*which),
+    ).tocsc()
     codes.sort_indices()
     starts, stops = (np.searchsorted(cell_T, cell_N, side=side) for side in ("left", "right"))
     return [

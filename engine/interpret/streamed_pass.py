@@ -20,7 +20,7 @@ from engine.interpret.codes import sparse_codes
 from engine.interpret.expression import Expression
 from engine.interpret.features import GeneTokens, Observer
 from engine.interpret.inputs import EncodedInputs
-from engine.interpret.passes import Progress, Spent, autoencoder, objects_of, plan_lineage
+from engine.interpret.passes import Progress, Spent, autoencoder, gene_means, objects_of, plan_lineage
 from engine.interpret.state import PassPlan
 from engine.models import Encoder, PackedTokens, Tokens
 from engine.streaming.forward import encode_cells
@@ -143,7 +143,8 @@ class StateCollector:
         member: Member,
     ) -> None:
         self.inputs, self.edges, self.encoder, self.member = inputs, edges, encoder, member
-        self.autoencoder = autoencoder(inputs.sae_path, inputs.sae_fingerprint, str(encoder.device))
+        which = inputs.sae_path, inputs.sae_fingerprint, str(encoder.device)
+        self.autoencoder, self.gene_means_GD = autoencoder(*which), gene_means(*which)
         self.observer = Observer(plan, inputs.label.code_C if inputs.label else None)
         self.offsets = tokens.offsets
         self.is_gene_T = inputs.gene_tokens[tokens.ids_T]
@@ -154,7 +155,13 @@ class StateCollector:
         rows = np.flatnonzero(self.is_gene_T[places])
         hook = self.inputs.hook
         output = self.encoder(tokens, hooks=(hook,), rows_T=torch.from_numpy(rows))
-        codes = sparse_codes(self.autoencoder, output.hooks[hook], self.observer.plan.n_features)
+        codes = sparse_codes(
+            self.autoencoder,
+            output.hooks[hook],
+            self.observer.plan.n_features,
+            gene_T=self.tokens.gene_T[places[rows]],
+            gene_means_GD=self.gene_means_GD,
+        )
         return lambda: self.observer.add(self.tokens.at(places[rows]), codes)
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
