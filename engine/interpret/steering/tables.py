@@ -10,7 +10,7 @@ Legend: C cells, X columns (version x metric), B bootstrap replicates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,5 +222,31 @@ def metrics_of(
             if variant.experiment == number
         ]
         targets = [gene_name_G[token] for token in experiment.targets]
-        body["experiments"].append({"edits": experiment.name, "targets": targets, "versions": versions})
+        body["experiments"].append(
+            {
+                "edits": experiment.name,
+                "targets": targets,
+                "dose_response": dose_response(versions),
+                "versions": versions,
+            }
+        )
     return body
+
+
+def dose_response(versions: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """By kind of version and metric: how much the mean changes per dose (least squares over the doses).
+
+    Empty with one dose; metrics without a mean are left out.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for kind in dict.fromkeys(version["kind"] for version in versions):
+        of_kind = [version for version in versions if version["kind"] == kind]
+        doses = np.array([version["dose"] for version in of_kind])
+        if len(np.unique(doses)) < 2:
+            continue
+        spread = doses - doses.mean()
+        for metric, first in of_kind[0].items():
+            means = [version[metric]["mean"] for version in of_kind] if isinstance(first, dict) else [None]
+            if None not in means:
+                found.setdefault(kind, {})[metric] = float(spread @ np.array(means) / (spread @ spread))
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.interpret.steering.tables import bootstrap
+from engine.interpret.steering.tables import bootstrap, dose_response
 from engine.interpret.steering.totals import GeneSums
 
 
@@ -26,6 +26,24 @@ def test_cells_without_a_value_do_not_count() -> None:
     np.testing.assert_allclose([low_X[1], high_X[1]], [5, 5])
     assert np.isnan([low_X[2], high_X[2]]).all()
     assert np.isnan(bootstrap(np.zeros((0, 2), np.float32), seed=0)).all()
+
+
+def test_dose_response_is_the_slope_of_the_means() -> None:
+    versions = [
+        {
+            "kind": kind,
+            "dose": dose,
+            "edits": "",
+            "shift": {"mean": slope * dose},
+            "on_target": {"mean": None},
+        }
+        for kind, slope in (("edit", 2.0), ("noise", -0.5))
+        for dose in (0.5, 1.0, 3.0)
+    ]
+    found = dose_response(versions)
+    assert {kind: list(slopes) for kind, slopes in found.items()} == {"edit": ["shift"], "noise": ["shift"]}
+    assert (found["edit"]["shift"], found["noise"]["shift"]) == pytest.approx((2.0, -0.5))
+    assert dose_response(versions[:1]) == {}
 
 
 def test_merged_sums_are_those_of_all_cells() -> None:
