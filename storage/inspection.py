@@ -167,6 +167,15 @@ def _sample_features(snapshot: Snapshot) -> str:
     return "\n".join([_head(tables.features), _head(tables.top_genes)])
 
 
+def _sample_index(snapshot: Snapshot) -> str:
+    from storage.index import VectorIndex
+
+    index = VectorIndex(snapshot)
+    line = f"{index.n_cells:,} cells in {len(index.segments)} segments, {index.width}-d"
+    filled = [segment for segment in index.segments if segment.n_rows]
+    return "\n".join([line, *(_head(index.annotations(s.arrays.ids[:_SHOWN])) for s in filled[:1])])
+
+
 def _any_sample(snapshot: Snapshot) -> str:
     return "\n".join(f"member {record.key}: {dict(record.facts)}" for record in snapshot.members[:_SHOWN])
 
@@ -182,4 +191,5 @@ _SAMPLES: dict[str, Callable[[Snapshot], str]] = {
     "embeddings": _sample_embeddings,
     "activations": _sample_activations,
     "features": _sample_features,
+    "index": _sample_index,
 }

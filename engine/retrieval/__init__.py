@@ -1,0 +1,1 @@
+"""Finding cells by their vectors: building an index, conditions on annotations, and searching it."""
