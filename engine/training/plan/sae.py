@@ -5,7 +5,7 @@ a micro-batch.
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from engine.models.sae.model import FEATURE_PARAMETERS
 from engine.models.sae.selection import CHUNK_BYTES, MIN_ROWS, SPARE_CANDIDATES
@@ -28,18 +28,62 @@ BATCH_COPIES = 6
 # [B, F] tensors of architectures whose sparsity is known only afterwards: products, activations, gate, and
 # the gradients of these.
 DENSE_COPIES = 6
+# Rows of the encoder or decoder that are read or written for an active pair.
+ROWS_PER_PAIR = 4.5
 # Bytes that Adam reads and writes for a parameter: gradient, weight and moments; weight and moments.
 ADAM_TRAFFIC = 28
 
 
-class Cut(NamedTuple):
-    """How the work is shared out: features of a GPU, GPUs that share features, data-parallel groups."""
+@dataclass(frozen=True)
+class Work:
+    """What is trained, and how it is shared out over GPUs."""
 
-    features: int
-    feature_parallel: int
-    data_parallel: int
-    micro_batch: int
-    accumulation: int
+    d_in: int
+    width: int
+    k: float
+    architecture: str
+    training: TrainingOptions
+    hardware: Hardware
+
+    @property
+    def features(self) -> int:
+        """Of one GPU."""
+        return self.width // self.training.feature_parallel
+
+    @property
+    def held(self) -> int:
+        """Parameters of these features; ZeRO shares them out further."""
+        return parameters(self.d_in, self.features, self.architecture)
+
+    @property
+    def micro_batch(self) -> int:
+        """Tokens of a forward pass of one GPU."""
+        return self.step_tokens // self.training.accumulation
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of an optimiser step that one GPU computes."""
+        return self.training.batch // self.training.data_parallel
+
+    @property
+    def sparse(self) -> bool:
+        """Whether activations of all features of a micro-batch never exist."""
+        return self.architecture in SPARSE and not dense_wins(self.width, self.k, self.hardware.device)
+
+    @property
+    def halved(self) -> bool:
+        """Whether features are ranked in bfloat16."""
+        return self.hardware.device == "cuda"
+
+    @property
+    def candidates(self) -> int:
+        """Features of a token that a GPU offers to be among the best."""
+        return min(int(self.k) + (SPARE_CANDIDATES if self.halved else 0), self.features)
+
+    @property
+    def dead(self) -> int:
+        """Dead features that AuxK lets a token use, when there are enough of them."""
+        return min(max(self.d_in // 2, 1), self.features)
 
 
 def of_sae(
@@ -56,8 +100,8 @@ def of_sae(
     """The plan of training an autoencoder of `width` features on activations of `d_in` dimensions.
 
     architecture: SAELens' name (topk, batchtopk, matryoshka_batchtopk, jumprelu, standard, gated). training:
-    gives batch, accumulation, workers (one GPU each), zero, feature_parallel, precision. tokens: of the run;
-    default steps x batch. source_tokens_per_second: the rate at which encoders or disks deliver tokens.
+    gives batch, accumulation, workers (one GPU each), zero, feature_parallel. tokens: of the run; default
+    steps x batch. source_tokens_per_second: the rate at which encoders or disks deliver tokens.
     `Plan.require_fits()` refuses what does not fit the hardware.
 
     Raises InputError when the features cannot be cut evenly.
@@ -68,24 +112,16 @@ def of_sae(
         )
     if architecture not in FEATURE_PARAMETERS:
         raise InputError(f"--arch {architecture}: give one of {', '.join(FEATURE_PARAMETERS)}.")
-    cut = Cut(
-        width // training.feature_parallel,
-        training.feature_parallel,
-        training.data_parallel,
-        training.batch // (training.data_parallel * training.accumulation),
-        training.accumulation,
-    )
-    held = parameters(d_in, cut.features, architecture)
+    work = Work(d_in, width, k, architecture, training, hardware)
     return Plan(
         title=f"{architecture} {d_in} x {width:,}, k {k:g}, on {training.world} GPUs: features over "
-        f"{cut.feature_parallel}, batch over {cut.data_parallel}, ZeRO-{training.zero}",
+        f"{training.feature_parallel}, batch over {training.data_parallel}, ZeRO-{training.zero}",
         hardware=hardware,
         parameters=parameters(d_in, width, architecture),
-        parameters_per_gpu=held,
-        memory=_states(held, cut, d_in, training, hardware)
-        | _working(cut, d_in, width, k, architecture, training, hardware),
-        traffic=tuple(_traffic(held, cut, d_in, width, k, architecture, training, hardware)),
-        compute=_compute(held, cut, d_in, k, architecture, training, hardware),
+        parameters_per_gpu=work.held,
+        memory=_states(work) | _working(work),
+        traffic=(*_between_features(work), *_between_batches(work)),
+        compute=_compute(work),
         batch_tokens=training.batch,
         tokens=tokens or training.steps * training.batch,
         source_tokens_per_second=source_tokens_per_second,
@@ -97,10 +133,10 @@ def parameters(d_in: int, features: int, architecture: str) -> int:
     return 2 * d_in * features + len(FEATURE_PARAMETERS[architecture]) * features + d_in
 
 
-def _states(held: int, cut: Cut, d_in: int, training: TrainingOptions, hardware: Hardware) -> dict[str, int]:
+def _states(work: Work) -> dict[str, int]:
     """Weights, gradients and optimiser; what each ZeRO stage shares out over the data-parallel groups."""
-    zero, part = training.zero, math.ceil(held / cut.data_parallel)
-    matrix = cut.features * d_in
+    zero, held = work.training.zero, work.held
+    part = math.ceil(held / work.training.data_parallel)
     found = {
         "weights": ITEM * (part if zero == 3 else held),
         "gradients": ITEM * (held if zero < 2 else part),
@@ -108,121 +144,86 @@ def _states(held: int, cut: Cut, d_in: int, training: TrainingOptions, hardware:
     }
     if zero:
         found["master weights"] = ITEM * part
-        n_buckets = 2 if hardware.device == "cuda" else 1  # the second fills while the first is on its way
+        n_buckets = 2 if work.hardware.device == "cuda" else 1  # one fills while the other is on its way
         found["ZeRO buckets"] = n_buckets * ITEM * bucket_elements(held)
     if zero >= 2:
-        found["gradient in work"] = ITEM * matrix  # a matrix has its whole gradient before it is shared out
+        # A matrix has its whole gradient before it is shared out.
+        found["gradient in work"] = ITEM * work.features * work.d_in
     if zero == 3:
         found["gathered weights"] = ITEM * held
     return found
 
 
-def _working(
-    cut: Cut,
-    d_in: int,
-    width: int,
-    k: float,
-    architecture: str,
-    training: TrainingOptions,
-    hardware: Hardware,
-) -> dict[str, int]:
+def _working(work: Work) -> dict[str, int]:
     """What a step allocates beside weights and optimiser."""
-    batch = {"batch": BATCH_COPIES * ITEM * cut.micro_batch * d_in}
-    if architecture not in SPARSE:
-        return {"dense activations": DENSE_COPIES * ITEM * cut.micro_batch * cut.features} | batch
-    halved = hardware.device == "cuda"
-    item = 2 if halved else ITEM
-    chunk = CHUNK_BYTES[hardware.device] // (cut.features * item)
-    rows = min(cut.micro_batch, max(MIN_ROWS, chunk))
-    candidates = min(int(k) + (SPARE_CANDIDATES if halved else 0), cut.features)
-    n_dead = dead_per_token(d_in, cut.features)
-    pairs = cut.micro_batch * (k + n_dead) / cut.feature_parallel
-    offered = cut.micro_batch * (candidates + n_dead)
-    found = {
-        "encoder copy": item * cut.features * d_in,
-        "chunk buffer": item * rows * cut.features,
-        "active pairs": int(BYTES_PER_PAIR * pairs + BYTES_PER_CANDIDATE * offered),
-    }
-    if dense_wins(width, k, hardware.device):
-        found["dense activations"] = DENSE_COPIES * ITEM * cut.micro_batch * cut.features
-    if cut.feature_parallel > 1:
-        # Everybody's candidates with their order.
-        found["gathered values"] = int(3 * ITEM * offered * cut.feature_parallel)
-    return found | batch
+    tokens, found = work.micro_batch, {}
+    if not work.sparse:
+        found["dense activations"] = DENSE_COPIES * ITEM * tokens * work.features
+    if work.architecture in SPARSE:
+        item = 2 if work.halved else ITEM
+        rows = max(MIN_ROWS, CHUNK_BYTES[work.hardware.device] // (work.features * item))
+        pairs = tokens * (work.k + work.dead) / work.training.feature_parallel
+        offered = tokens * (work.candidates + work.dead)
+        found["encoder copy"] = item * work.features * work.d_in
+        found["chunk buffer"] = item * min(tokens, rows) * work.features
+        found["active pairs"] = int(BYTES_PER_PAIR * pairs + BYTES_PER_CANDIDATE * offered)
+        if work.training.feature_parallel > 1:
+            # Everybody's candidates with their order.
+            found["gathered values"] = 3 * ITEM * offered * work.training.feature_parallel
+    return found | {"batch": BATCH_COPIES * ITEM * tokens * work.d_in}
 
 
-def dead_per_token(d_in: int, features: int) -> int:
-    """Dead features that AuxK lets a token use, when there are enough of them."""
-    return min(max(d_in // 2, 1), features)
+def _between_features(work: Work) -> list[Transfer]:
+    """Bytes that a GPU sends (or receives, where that is more) to those that share its features.
 
-
-def _traffic(
-    held: int,
-    cut: Cut,
-    d_in: int,
-    width: int,
-    k: float,
-    architecture: str,
-    training: TrainingOptions,
-    hardware: Hardware,
-) -> list[Transfer]:
-    """Bytes that a GPU sends (or receives, where that is more) in an optimiser step.
-
-    AuxK is left out: a run at its end has few dead features, and then they are few.
+    AuxK is left out: how much it sends depends on how many features are dead.
     """
-    found = []
-    if cut.feature_parallel > 1:
-        share = (cut.feature_parallel - 1) / cut.feature_parallel
-        tokens = cut.micro_batch * cut.accumulation
-        link = _link(training.feature_parallel, hardware)
-        parts = {"broadcast of the batch": ITEM * tokens * d_in}
-        if architecture in SPARSE:
-            offers = 2 * k if architecture != "topk" else k
-            gathered = min(offers, cut.features) * (cut.feature_parallel - 1)
-            parts["all-gather of the best values"] = int(ITEM * tokens * gathered)
-        parts["all-reduce of reconstructions"] = int(2 * share * ITEM * tokens * d_in)
-        found += [_transfer(name, size, link, hardware) for name, size in parts.items()]
-    if cut.data_parallel > 1:
-        whole = ITEM * held * (cut.data_parallel - 1) / cut.data_parallel
-        link = _link(training.world, hardware)
-        parts = {"reduce-scatter of gradients": int(whole * cut.accumulation ** (training.zero >= 2))}
-        if training.zero == 0:
-            parts = {"all-reduce of gradients": int(2 * whole)}
-        elif training.zero < 3:
-            parts["all-gather of weights"] = int(whole)
-        else:
-            parts["all-gather of weights, twice"] = int(2 * whole * cut.accumulation)
-        found += [_transfer(name, size, link, hardware) for name, size in parts.items()]
-    return found
+    n = work.training.feature_parallel
+    if n == 1:
+        return []
+    x_bytes = ITEM * work.step_tokens * work.d_in
+    parts = {"broadcast of the batch": x_bytes}
+    if work.architecture in SPARSE:
+        offers = min(work.k if work.architecture == "topk" else 2 * work.k, work.features)
+        parts["all-gather of the best values"] = int(ITEM * work.step_tokens * offers * (n - 1))
+    parts["all-reduce of reconstructions"] = 2 * x_bytes * (n - 1) // n
+    return _transfers(parts, n, work.hardware)
 
 
-def _link(gpus: int, hardware: Hardware) -> str:
-    return "node" if gpus <= hardware.gpus_per_node else "network"
-
-
-def _transfer(name: str, size: int, link: str, hardware: Hardware) -> Transfer:
-    bandwidth = hardware.node_bandwidth if link == "node" else hardware.network_bandwidth
-    return Transfer(name, size, link, size / bandwidth)
-
-
-def _compute(
-    held: int,
-    cut: Cut,
-    d_in: int,
-    k: float,
-    architecture: str,
-    training: TrainingOptions,
-    hardware: Hardware,
-) -> dict[str, float]:
-    """Seconds of an optimiser step by what is done."""
-    tokens = cut.micro_batch * cut.accumulation
-    product = 2 * d_in * cut.features * tokens / hardware.flops
-    adam = held if not training.zero else held / cut.data_parallel
-    found = {"encoder product": product, "Adam": ADAM_TRAFFIC * adam / hardware.memory_bandwidth}
-    if architecture not in SPARSE or dense_wins(cut.features, k / cut.feature_parallel, hardware.device):
-        found["five further products"] = 5 * product
+def _between_batches(work: Work) -> list[Transfer]:
+    """Bytes that a GPU sends to those that compute other parts of the batch."""
+    training, n = work.training, work.training.data_parallel
+    if n == 1:
+        return []
+    whole = ITEM * work.held * (n - 1) // n
+    # From stage 2 on gradients are shared out after every micro-batch, in stage 3 weights before it.
+    passes = training.accumulation if training.zero >= 2 else 1
+    parts = {"reduce-scatter of gradients": whole * passes}
+    if training.zero == 0:
+        parts = {"all-reduce of gradients": 2 * whole}
+    elif training.zero < 3:
+        parts["all-gather of weights"] = whole
     else:
-        # About 4.5 rows of float32 are read or written for an active pair.
-        row = 4.5 * ITEM * d_in
-        found["gathers"] = tokens * k / cut.feature_parallel * row / hardware.memory_bandwidth
+        parts["all-gather of weights, twice"] = 2 * whole * passes
+    return _transfers(parts, training.world, work.hardware)
+
+
+def _transfers(parts: dict[str, int], gpus: int, hardware: Hardware) -> list[Transfer]:
+    """Over the node's links when all of these GPUs are in one."""
+    inside = gpus <= hardware.gpus_per_node
+    link, rate = ("node", hardware.node_bandwidth) if inside else ("network", hardware.network_bandwidth)
+    return [Transfer(name, size, link, size / rate) for name, size in parts.items()]
+
+
+def _compute(work: Work) -> dict[str, float]:
+    """Seconds of an optimiser step by what is done."""
+    hardware, training = work.hardware, work.training
+    product = 2 * work.d_in * work.features * work.step_tokens / hardware.flops
+    stepped = work.held / (training.data_parallel if training.zero else 1)
+    found = {"encoder product": product, "Adam": ADAM_TRAFFIC * stepped / hardware.memory_bandwidth}
+    if work.sparse:
+        pairs = work.step_tokens * work.k / training.feature_parallel
+        found["gathers"] = pairs * ROWS_PER_PAIR * ITEM * work.d_in / hardware.memory_bandwidth
+    else:
+        found["five further products"] = 5 * product
     return found
