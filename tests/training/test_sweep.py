@@ -1,7 +1,12 @@
 """A sweep: each autoencoder is bit for bit what it would be alone, also after an interruption."""
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,12 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from engine.training.activation_sources import CachedActivations, StreamedActivations
+from engine.training.checkpoint import Checkpoints
 from engine.training.metrics import read_metrics
 from engine.training.options import TrainingOptions
 from engine.training.recipes.sae import Member, SparseRecipe, run_sweep
 from engine.training.run import run_training
 from storage.errors import InputError
 from storage.locations import Location
+from tests.conftest import REPOSITORY
 from tests.training.test_run import Interruption, interrupt_at
 
 OPTIONS = TrainingOptions(steps=12, batch=128, workers=0, checkpoint_every=4, learning_rate=3e-3)
@@ -25,8 +32,7 @@ def recipe(source: CachedActivations | StreamedActivations, **changes: object) -
     return SparseRecipe(source=source, **given)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def members(cache: str) -> list[Member]:
+def members_on(cache: str) -> list[Member]:
     source = CachedActivations.plan(cache, None)
     slower = replace(OPTIONS, learning_rate=1e-3)
     return [
@@ -35,6 +41,11 @@ def members(cache: str) -> list[Member]:
         Member("jumprelu", recipe(source, architecture="jumprelu", init_seed=7), OPTIONS),
         Member("residual", recipe(source, gene_residual=True, outlier_norm=1.05), OPTIONS),
     ]
+
+
+@pytest.fixture(scope="module")
+def members(cache: str) -> list[Member]:
+    return members_on(cache)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +122,17 @@ def test_hooks_of_one_encoder_pass(cells: str, encoder_directory: Path, tmp_path
     assert_same_model(tmp_path / "sweep" / "resid_post_1", tmp_path / "alone")
 
 
+def test_a_killed_sweep_is_resumed(members: list[Member], swept: Path, tmp_path: Path, cache: str) -> None:
+    """SIGKILL at any moment after the first checkpoint, here by the process itself."""
+    killed = subprocess.run([sys.executable, "-m", __name__, cache, str(tmp_path)], cwd=REPOSITORY)
+    assert killed.returncode == -signal.SIGKILL
+    assert not list(tmp_path.glob("*/training.json"))
+    reports = run_sweep(members[:2], Location.of(tmp_path))
+    assert [report.first_step for report in reports.values()] == [8, 4]
+    for member in members[:2]:
+        assert_same_model(swept / member.name, tmp_path / member.name)
+
+
 def test_what_cannot_be_swept_is_refused(members: list[Member], tmp_path: Path) -> None:
     output = Location.of(tmp_path / "out")
     with pytest.raises(InputError, match="different names"):
@@ -119,3 +141,21 @@ def test_what_cannot_be_swept_is_refused(members: list[Member], tmp_path: Path) 
     with pytest.raises(InputError, match="may differ in their sizes"):
         run_sweep([members[0], other], output)
     assert not (tmp_path / "out").exists()
+
+
+def killing_save() -> Any:
+    """Stands in for Checkpoints.save: the process ends when the first member has its second checkpoint."""
+    save = Checkpoints.save
+
+    def saved(self: Checkpoints, *arguments: Any) -> Any:
+        committed = save(self, *arguments)
+        if committed.step == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return committed
+
+    return saved
+
+
+if __name__ == "__main__":
+    Checkpoints.save = killing_save()  # type: ignore[method-assign]
+    run_sweep(members_on(sys.argv[1])[:2], Location.of(sys.argv[2]))
