@@ -11,6 +11,7 @@ from engine.models.joint.large_batches import features_in_chunks, gather_rows
 from engine.models.joint.locking import lock, set_learning
 from engine.models.joint.losses import contrastive_loss, info_nce, same_caption, sigmoid_loss
 from engine.models.joint.model import JointModel
+from engine.models.joint.objective import ObjectiveOptions, TrainingModule
 from engine.models.joint.scoring import TEMPLATES, group_means, prompts, scores
 from engine.models.joint.text_tower import TextTokens, TextTower, load_text_tower
 
@@ -18,8 +19,10 @@ __all__ = [
     "TEMPLATES",
     "JointConfig",
     "JointModel",
+    "ObjectiveOptions",
     "TextTokens",
     "TextTower",
+    "TrainingModule",
     "contrastive_loss",
     "create",
     "features_in_chunks",

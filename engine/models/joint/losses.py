@@ -34,7 +34,9 @@ def info_nce(
 ) -> Tensor:
     """Cross entropy of finding a text's cells among all cells and a cell's texts among all texts, halved.
 
-    positive_TC: bool; a row's positives share its target equally, and every row and column needs one.
+    positive_TC: bool; a row's positives share its target equally, and every row and column needs one. Where
+        texts of one caption have the very same embedding, this is the loss with one positive each, gradient
+        included; it is another one where they differ: paraphrases, captions grouped by label, dropout.
     Weights: of texts and of cells; each direction is then a weighted mean. Only their ratios matter.
     """
     logits_TC = scale * text_TU @ cell_CU.T

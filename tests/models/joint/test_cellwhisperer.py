@@ -37,7 +37,7 @@ def paths(tmp_path: Path) -> Paths:
 def test_the_converted_model_computes_what_the_checkpoint_says(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Texts: the checkpoint's BERT and its pooler, text_block. Cells: the directory's Geneformer, img_block."""
+    """Texts: the checkpoint's BERT, pooler and text_block. Cells: the directory's Geneformer, img_block."""
     (paths.texts / "model.safetensors").unlink()  # only its tokeniser is needed
     state = lightning_checkpoint(paths.checkpoint, monkeypatch)
     model = paths.convert()

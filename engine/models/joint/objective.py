@@ -1,0 +1,143 @@
+"""The joint model's training objective over pairs of a cell and its caption.
+
+Legend: B pairs of a batch, T packed tokens, S tokens of the longest text, D width of features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.errors import ModelError
+from engine.models.joint.large_batches import Chunk, features_in_chunks, gather_rows
+from engine.models.joint.losses import LossKind, contrastive_loss, same_caption
+from engine.models.joint.model import JointModel
+from engine.models.joint.text_tower import TextTokens
+from engine.models.objective import Loss
+from engine.models.tokens import PackedTokens
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """How a batch is judged.
+
+    positives: "caption", all pairs of one caption number are each other's; "pair", a cell's own text alone,
+        as in the original. SigLIP with "pair" takes equal captions for negatives.
+    learn_scale: whether the temperature learns. largest_scale: what it may grow to (CLIP's 100); None for no
+        limit, as in CellWhisperer.
+    chunk: pairs a tower computes at once; the rest of the batch keeps only its features. 0: all at once.
+    """
+
+    kind: LossKind = "infonce"
+    positives: Literal["caption", "pair"] = "caption"
+    learn_scale: bool = True
+    largest_scale: float | None = 100.0
+    chunk: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("infonce", "siglip") or self.positives not in ("caption", "pair"):
+            raise ModelError(
+                f"loss {self.kind!r}, positives {self.positives!r}: need infonce or siglip, caption or pair"
+            )
+        if self.chunk < 0:
+            raise ModelError(f"chunk is {self.chunk}; it must be 0 (all at once) or more")
+
+
+class TrainingModule(nn.Module):
+    """The model with its loss; a training loop calls `forward` alone."""
+
+    def __init__(self, model: JointModel, options: ObjectiveOptions) -> None:
+        super().__init__()
+        if (options.kind == "siglip") != model.config.sigmoid:
+            raise ModelError(f"loss {options.kind} does not fit a model with sigmoid={model.config.sigmoid}")
+        self.model, self.options = model, options
+        model.log_scale.requires_grad_(options.learn_scale)
+
+    def forward(self, batch: dict[str, Tensor]) -> Loss:
+        """Loss of the pairs of all ranks, the same on each; every rank must bring as many pairs.
+
+        batch: `captions_B`, a number per caption, the same on all ranks. Cells as `ids_T`, `values_T`,
+        `offsets`, or as `cell_features_BD` computed before. Texts as `text_ids_BS`, `text_mask_BS`, or as
+        `text_features_BD`. Optionally `cell_weights_B`, `text_weights_B`.
+        Metrics: loss, scale, and both directions' share of pairs whose best partner is a positive.
+        """
+        model, options = self.model, self.options
+        cells_BU = gather_rows(model.project_cells(self._cell_features(batch)))
+        texts_BU = gather_rows(model.project_texts(self._text_features(batch)))
+        captions_B = gather_rows(batch["captions_B"])
+        same_BB = same_caption(captions_B)
+        pair_BB = torch.eye(len(captions_B), dtype=torch.bool, device=captions_B.device)
+        weights = {
+            f"{side}_weights_{letter}": gather_rows(batch[f"{side}_weights_B"])
+            for side, letter in (("text", "T"), ("cell", "C"))
+            if f"{side}_weights_B" in batch
+        }
+        loss = contrastive_loss(
+            texts_BU,
+            cells_BU,
+            same_BB if options.positives == "caption" else pair_BB,
+            kind=options.kind,
+            scale=self._scale(),
+            bias=model.bias,
+            dims=model.config.dims,
+            **weights,
+        )
+        return Loss(loss, {"scale": self._scale().detach(), **_hits(texts_BU, cells_BU, same_BB)})
+
+    def _scale(self) -> Tensor:
+        largest = self.options.largest_scale
+        log_scale = self.model.log_scale
+        return (log_scale if largest is None else log_scale.clamp(max=math.log(largest))).exp()
+
+    def _cell_features(self, batch: dict[str, Tensor]) -> Tensor:
+        if "cell_features_BD" in batch:
+            return batch["cell_features_BD"]
+        return self._run("cell", _cell_chunks(batch, self.options.chunk), self.model.cell_features)
+
+    def _text_features(self, batch: dict[str, Tensor]) -> Tensor:
+        if "text_features_BD" in batch:
+            return batch["text_features_BD"]
+        return self._run("text", _text_chunks(batch, self.options.chunk), self.model.text_features)
+
+    def _run(self, tower: str, chunks: Iterator[Chunk], features: Callable[[Chunk], Tensor]) -> Tensor:
+        """Features of all chunks; only a tower that learns has anything to run again for."""
+        learns = any(part.requires_grad for part in self.model.get_submodule(f"{tower}_tower").parameters())
+        if self.options.chunk and learns and torch.is_grad_enabled():
+            return features_in_chunks(features, chunks)
+        found: Tensor = torch.cat([features(chunk) for chunk in chunks])
+        return found
+
+
+def _cell_chunks(batch: dict[str, Tensor], chunk: int) -> Iterator[PackedTokens]:
+    """The batch's cells, `chunk` at a time."""
+    ids_T, values_T, offsets = batch["ids_T"], batch["values_T"], batch["offsets"].cpu()
+    n_cells = len(offsets) - 1
+    for first in range(0, n_cells, chunk or n_cells):
+        own = offsets[first : first + (chunk or n_cells) + 1]
+        start, stop = int(own[0]), int(own[-1])
+        yield PackedTokens.from_tensors(ids_T[start:stop], values_T[start:stop], own - start)
+
+
+def _text_chunks(batch: dict[str, Tensor], chunk: int) -> Iterator[TextTokens]:
+    ids_BS, mask_BS = batch["text_ids_BS"], batch["text_mask_BS"]
+    n_texts = len(ids_BS)
+    for first in range(0, n_texts, chunk or n_texts):
+        rows = slice(first, first + (chunk or n_texts))
+        cut_B = torch.zeros(len(ids_BS[rows]), dtype=torch.bool)
+        yield TextTokens(ids_BS[rows], mask_BS[rows], cut_B)
+
+
+@torch.no_grad()
+def _hits(texts_BU: Tensor, cells_BU: Tensor, same_BB: Tensor) -> dict[str, Tensor]:
+    """How often the best cell of a text, and the best text of a cell, is of the same caption."""
+    cosine_BB = texts_BU @ cells_BU.T
+    rows_B = torch.arange(len(same_BB), device=same_BB.device)
+    return {
+        "text_to_cell_at_1": same_BB[rows_B, cosine_BB.argmax(1)].float().mean(),
+        "cell_to_text_at_1": same_BB[cosine_BB.argmax(0), rows_B].float().mean(),
+    }
