@@ -1,0 +1,234 @@
+"""Searching an index of cells: time, recall, conditions, opening, building; against faiss and plain numpy."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from engine.retrieval.build import IndexOptions, Source, build
+from engine.retrieval.search import Searcher
+from storage.index import VectorIndex
+from storage.locations import Location
+from tests.benchmarks.report import Figure, main
+from tests.benchmarks.vectors import alternatives
+from tests.benchmarks.vectors.alternatives import Alternative, K, Rows
+from tests.benchmarks.vectors.clustered import Clustered, Float32, clustered, conditions
+from tests.retrieval.inputs import write_embeddings
+
+ABOUT = """Ten nearest of 50,000 and of 1,000,000 made-up 512-d joint embeddings (300 classes of Zipf sizes in
+30 families) to text-like queries, which lie a modality gap away, and to held-out cells; one query at a time,
+one thread, CPU milliseconds a query, best of three passes that take turns. Recall is the share of the ten
+nearest by float32 brute force; regret the mean cosine lost against them (text queries have thousands of near
+ties, which recall counts and regret does not). Conditions pass whole families or types, as a tissue does, or
+rows at random; faiss gets them as a bitmap, ours as text, remembered after the first query as in a session.
+hnswlib and LanceDB are not installed here and not measured."""
+
+PASSES = 3
+Search = Callable[[Float32], Rows]
+
+
+def measure(scratch: Path, smoke: bool) -> list[Figure]:
+    if smoke:
+        return list(measured(scratch / "smoke", "4k", 4_000, 64, 10))
+    return [
+        *measured(scratch / "small", "50k", 50_000, 512, 100),
+        *measured(scratch / "large", "1M", 1_000_000, 512, 40),
+    ]
+
+
+def measured(folder: Path, size: str, n_cells: int, width: int, n_queries: int) -> Iterator[Figure]:
+    made = clustered(n_cells, width, n_queries)
+    write_embeddings(str(folder / "embeddings"), made.cells, made.obs, chunk=65_536)
+    started = time.process_time()
+    source = Source.open(str(folder / "embeddings"), None, None)
+    index, _ = build(source, index_location(folder), IndexOptions(short_width=min(64, width)))
+    spent = time.process_time() - started
+    searcher = Searcher(index)
+    index.warm()
+    print(f"{size}: built in {spent:.1f} CPU s; shortlists {index.facts['shortlist']}", flush=True)
+
+    is_large = n_cells > 200_000
+    others = [alternatives.flat(made.cells), alternatives.ivf(made.cells)]
+    if not is_large:
+        others.append(alternatives.hnsw(made.cells))
+    yield Figure.error(
+        f"{size}: build", spent, "CPU s", None, f"{others[1].name}: {others[1].build_seconds:.1f}"
+    )
+    stored = sum(stored.size for stored in index.snapshot.all_objects.values())
+    yield Figure.error(
+        f"{size}: on disk", stored / 2**20, "MiB", None, f"float32: {made.cells.nbytes / 2**20:.0f}"
+    )
+    yield from opening(folder, size, 50.0 if is_large else None)
+    yield from top_k(size, searcher, made, others, 8.0 if is_large else 1.3)
+    yield from all_scores(size, searcher, made, 40.0 if is_large else None)
+    yield from under_conditions(size, searcher, made, others)
+
+
+def opening(folder: Path, size: str, target: float | None) -> Iterator[Figure]:
+    """Until the first vector could be read, and what that adds to the memory of the process."""
+    before, walls = anonymous_bytes(), []
+    opened = []
+    for _ in range(5):
+        started = time.perf_counter()
+        opened.append(VectorIndex.open(index_location(folder)))
+        touched = opened[-1].segments[0].arrays.vectors[0]
+        walls.append(time.perf_counter() - started)
+        if not np.isfinite(touched).all():
+            raise RuntimeError("the first vector is not finite")
+    yield Figure.error(f"{size}: opening", 1e3 * min(walls), "ms", target)
+    yield Figure.error(
+        f"{size}: memory five opened indexes add", (anonymous_bytes() - before) / 2**20, "MiB", None
+    )
+
+
+def top_k(
+    size: str, searcher: Searcher, made: Clustered, others: list[Alternative], target: float
+) -> Iterator[Figure]:
+    ways: dict[str, Search] = {
+        "ours": lambda query: searcher.search(query, K).cell,
+        "ours, exact": lambda query: searcher.search(query, K, how="exact").cell,
+    }
+    ways |= {other.name: (lambda query, other=other: other.search(query, None)) for other in others}
+    for kind, queries in (("text", made.text), ("cells", made.held_out)):
+        truth = nearest(made.cells, queries)
+        costs, walls, found = timed(ways, queries)
+        print(f"{size} {kind}: ours searched by {searcher.search(queries[0], K).ways}", flush=True)
+        for name in list(ways)[1:]:
+            yield Figure(
+                name=f"{size}, {kind}: top 10 beside {name}",
+                value=costs["ours"],
+                unit="CPU ms",
+                target=target,
+                better="lower",
+                ours=costs["ours"],
+                theirs=costs[name],
+                theirs_is=f"{name} (recall {recall(found[name], truth):.3f})",
+            )
+        yield quality(
+            f"{size}, {kind}: recall@10", recall(found["ours"], truth), 0.99 if target < 8 else None
+        )
+        lost = regret(made.cells, queries, found["ours"], truth)
+        yield Figure.error(f"{size}, {kind}: regret", lost, "cosine", 1e-3)
+        for percent in (50, 99):
+            wall = float(np.percentile(walls["ours"], percent))
+            yield Figure.error(f"{size}, {kind}: wall p{percent}", wall, "ms", None)
+
+
+def all_scores(size: str, searcher: Searcher, made: Clustered, target: float | None) -> Iterator[Figure]:
+    ways: dict[str, Callable[[Float32], object]] = {
+        "ours": searcher.scores,
+        "numpy": lambda query: made.cells @ query,
+    }
+    costs, _, _ = timed(ways, made.text[:10])
+    yield Figure(
+        name=f"{size}: score of every cell",
+        value=costs["ours"],
+        unit="CPU ms",
+        target=target,
+        better="lower",
+        ours=costs["ours"],
+        theirs=costs["numpy"],
+        theirs_is="numpy, float32",
+    )
+
+
+def under_conditions(
+    size: str, searcher: Searcher, made: Clustered, others: list[Alternative]
+) -> Iterator[Figure]:
+    rival = others[-1]
+    for name, where in conditions(made.obs).items():
+        mask = np.zeros(len(made.cells), bool)
+        mask[searcher.cells(where)] = True
+        ways: dict[str, Search] = {
+            "ours": lambda query, where=where: searcher.search(query, K, where=where).cell,
+            rival.name: lambda query, mask=mask: rival.search(query, mask),
+        }
+        queries = made.text[:20]
+        truth = nearest(made.cells, queries, mask)
+        costs, _, found = timed(ways, queries)
+        ours, theirs = recall(found["ours"], truth), recall(found[rival.name], truth)
+        yield Figure(
+            name=f"{size}, {name}: recall@10",
+            value=ours,
+            unit="",
+            target=0.99 if len(made.cells) < 200_000 else None,
+            better="higher",
+            ours=ours,
+            theirs=theirs,
+            theirs_is=rival.name,
+        )
+        lost = regret(made.cells, queries, found["ours"], truth)
+        yield Figure.error(f"{size}, {name}: regret", lost, "cosine", 1e-3)
+        yield Figure.error(
+            f"{size}, {name}: top 10", costs["ours"], "CPU ms", None, f"{rival.name}: {costs[rival.name]:.2f}"
+        )
+
+
+def timed(
+    ways: dict[str, Callable[[Float32], object]] | dict[str, Search], queries: Float32
+) -> tuple[dict[str, float], dict[str, list[float]], dict[str, list[Rows]]]:
+    """CPU ms a query, wall ms of each query, and what was found in the last pass."""
+    costs, walls, found = dict.fromkeys(ways, np.inf), {}, {}
+    for _ in range(PASSES):
+        for name, search in ways.items():
+            walls[name], found[name] = [], []
+            started = time.process_time()
+            for query in queries:
+                began = time.perf_counter()
+                found[name].append(search(query))
+                walls[name].append(1e3 * (time.perf_counter() - began))
+            costs[name] = min(costs[name], 1e3 * (time.process_time() - started) / len(queries))
+    return costs, walls, found
+
+
+def nearest(cells: Float32, queries: Float32, mask: np.ndarray | None = None) -> list[Rows]:
+    """By brute force in float32."""
+    truth = []
+    for query in queries:
+        scores = cells @ query
+        if mask is not None:
+            scores[~mask] = -np.inf
+        n = K if mask is None else min(K, int(mask.sum()))
+        truth.append(np.argpartition(scores, -n)[-n:])
+    return truth
+
+
+def recall(found: list[Rows], truth: list[Rows]) -> float:
+    return float(np.mean([np.isin(true, rows).mean() for rows, true in zip(found, truth, strict=True)]))
+
+
+def regret(cells: Float32, queries: Float32, found: list[Rows], truth: list[Rows]) -> float:
+    lost = [
+        (cells[true] @ query).mean() - (cells[rows] @ query).mean()
+        for query, rows, true in zip(queries, found, truth, strict=True)
+    ]
+    return float(np.mean(lost))
+
+
+def quality(name: str, value: float, target: float | None) -> Figure:
+    return Figure(
+        name=name,
+        value=value,
+        unit="",
+        target=target,
+        better="higher",
+        ours=value,
+        theirs=None,
+        theirs_is="float32 brute force",
+    )
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    line = next(line for line in status if line.startswith("RssAnon:"))
+    return int(line.split()[1]) * 1024
+
+
+def index_location(folder: Path) -> Location:
+    return Location.of(folder / "index")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("index", ABOUT, measure))

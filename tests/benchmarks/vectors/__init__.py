@@ -1,0 +1,1 @@
+"""Inputs and alternatives of the index benchmark."""
