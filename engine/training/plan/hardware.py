@@ -27,6 +27,14 @@ class Hardware:
     """Bytes a second and GPU between nodes (InfiniBand)."""
     gpus_per_node: int = 8
 
+    @property
+    def rates(self) -> str:
+        """What the plan's seconds rest on."""
+        return (
+            f"{self.flops / 1e12:g} TFLOP/s, {self.memory_bandwidth / 1e12:g} TB/s of memory, "
+            f"{self.node_bandwidth / 1e9:g} GB/s in a node, {self.network_bandwidth / 1e9:g} GB/s between nodes"
+        )
+
     def with_memory(self, memory_bytes: float) -> "Hardware":
         """The same with more or less memory."""
         return replace(self, name=f"a GPU of {memory_bytes / 1e9:g} GB", memory_bytes=memory_bytes)

@@ -97,6 +97,7 @@ class Plan:
             *(f"    {name:<34}{_ms(seconds):>12}" for name, seconds in self.compute.items()),
             f"  tokens per second   {rate}",
             f"  {self.tokens:,} tokens   {self.hours:,.2f} hours",
+            f"  at rates of {self.hardware.rates}",
         ]
         return "\n".join(lines)
 

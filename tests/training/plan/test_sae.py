@@ -76,6 +76,7 @@ def test_what_does_not_fit_is_refused_with_the_largest_terms() -> None:
     shared = of_sae(**widest, training=training(feature_parallel=8))  # type: ignore[arg-type]
     shared.require_fits()
     assert "2560 x 1,048,576" in shared.text()
+    assert "780 TFLOP/s" in shared.text()
     assert shared.as_json()["memory"] == shared.memory
     assert shared.as_json()["hardware"]["name"] == H200.name
 
