@@ -116,7 +116,6 @@ def options(workers: int, feature_parallel: int, zero: int) -> TrainingOptions:
         workers=workers,
         feature_parallel=feature_parallel,
         zero=zero,  # type: ignore[arg-type]
-        checkpoint_every=4,
     )
 
 
@@ -126,6 +125,7 @@ def train_case(case: Case, worker: Any) -> None:
             raise Killed
 
     chosen = options(worker.world, case.feature_parallel, case.zero)
+    chosen = replace(chosen, checkpoint_every=case.stop or STEPS)
     if worker.leads:
         begin(Location.of(case.output), case.recipe, chosen, overwrite=False)
     dist.barrier()

@@ -32,7 +32,7 @@ class Hardware:
         """What the plan's seconds rest on."""
         return (
             f"{self.flops / 1e12:g} TFLOP/s, {self.memory_bandwidth / 1e12:g} TB/s of memory, "
-            f"{self.node_bandwidth / 1e9:g} GB/s in a node, {self.network_bandwidth / 1e9:g} GB/s between nodes"
+            f"{self.node_bandwidth / 1e9:g} GB/s in a node, {self.network_bandwidth / 1e9:g} between nodes"
         )
 
     def with_memory(self, memory_bytes: float) -> "Hardware":
