@@ -14,7 +14,8 @@ SHORTCUT_NOISE = 0.01  # CLIP-Lite's initialisation of the shortcut, around the 
 class ResidualHead(nn.Module):
     """CellWhisperer's head (CLIP-Lite's block): a two-layer branch beside a linear shortcut, then LayerNorm.
 
-    In training mode its BatchNorm looks at the whole batch: features of a batch must come together.
+    In training mode its BatchNorm looks at the whole batch: features of all chunks and workers must come
+    together (`joint.objective` sees to that).
     """
 
     def __init__(self, width_in: int, width_out: int) -> None:

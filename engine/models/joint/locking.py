@@ -21,7 +21,7 @@ TOWERS = ("cell", "text")
 
 
 def lock(model: JointModel, mode: str, *, cell_lora: int = 0, text_lora: int = 0, seed: int = 0) -> None:
-    """Prepare a model for its first step: towers marked u are drawn anew, all but those are frozen.
+    """Prepare a model for its first step: towers marked u are drawn anew, what never learns is frozen.
 
     cell_lora, text_lora: rank of the additions through which a tower marked U learns; 0 trains it whole.
     Raises ModelError for an unknown mode, and for LoRA on a tower that is not marked U.
@@ -35,26 +35,27 @@ def lock(model: JointModel, mode: str, *, cell_lora: int = 0, text_lora: int = 0
             draw_anew(module, seed)
         if rank and not has_lora(module):
             add_lora(module, rank)
-    set_learning(model, mode, warming_up=True)
-
-
-def set_learning(model: JointModel, mode: str, *, warming_up: bool) -> None:
-    """Freeze and free the towers for this phase of training; calling it again changes nothing.
-
-    warming_up: only the heads, and towers marked u, learn. Frozen towers are in eval mode
-    (`JointModel.train`).
-    """
-    letters = _letters(mode)
-    learning = {
-        tower for tower in TOWERS if letters[tower] == "u" or (letters[tower] == "U" and not warming_up)
-    }
     unread = _unread(model)
     for tower in TOWERS:
         module = model.get_submodule(f"{tower}_tower")
         additions = {id(parameter) for parameter in lora_parameters(module)}
         for name, parameter in module.named_parameters():
             trains = id(parameter) in additions or not additions
-            parameter.requires_grad_(tower in learning and trains and not name.startswith(unread[tower]))
+            learns = letters[tower] != "L" and trains and not name.startswith(unread[tower])
+            parameter.requires_grad_(learns)
+    set_learning(model, mode, warming_up=True)
+
+
+def set_learning(model: JointModel, mode: str, *, warming_up: bool) -> None:
+    """Say which towers learn in this phase of training.
+
+    warming_up: only the heads, and towers marked u. The others are in eval mode and give features without a
+    gradient. What requires one stays as `lock` left it, for DeepSpeed looks at that once, when it starts.
+    """
+    letters = _letters(mode)
+    learning = {
+        tower for tower in TOWERS if letters[tower] == "u" or (letters[tower] == "U" and not warming_up)
+    }
     model.locked = frozenset(TOWERS) - learning
     model.train(model.training)
 

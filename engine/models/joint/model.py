@@ -29,7 +29,7 @@ TEXTS_AT_ONCE = 64
 class JointModel(nn.Module):
     """Embeddings are unit vectors; logits are their cosines times `scale`, plus `bias` under SigLIP.
 
-    locked: towers ("cell", "text") that stay in eval mode while the rest trains (`joint.locking`).
+    locked: towers ("cell", "text") that do not learn now: eval mode and no gradient (`joint.locking`).
     """
 
     def __init__(self, config: JointConfig, cell_tower: Encoder, text_tower: TextTower) -> None:
@@ -69,12 +69,18 @@ class JointModel(nn.Module):
             self.get_submodule(f"{name}_tower").eval()
         return self
 
+    def learns(self, tower: str) -> bool:
+        """Whether features of this tower carry a gradient here and now."""
+        if tower in self.locked or not torch.is_grad_enabled():
+            return False
+        return any(parameter.requires_grad for parameter in self.get_submodule(f"{tower}_tower").parameters())
+
     def cell_features(self, tokens: Tokens | PackedTokens) -> Tensor:
         """Features of the cell tower f_CD, float32, as `embed` of that tower makes them; gradients pass.
 
         A cell without tokens to pool gives a row of NaN.
         """
-        if not torch.is_grad_enabled() or not _learns(self.cell_tower):
+        if not self.learns("cell"):
             return self.cell_tower.embed(tokens, self.cell_layer, self.cell_pool)
         hook = layer_hook(self.cell_layer, self.cell_tower.n_layers)
         packed = self.cell_tower.packed(tokens)
@@ -84,7 +90,7 @@ class JointModel(nn.Module):
 
     def text_features(self, tokens: TextTokens) -> Tensor:
         """Features of the text tower f_BD, float32; gradients pass unless the tower is frozen."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(self.text_tower)):
+        with torch.set_grad_enabled(self.learns("text")):
             with parametrize.cached():
                 f_BD: Tensor = self.text_tower(tokens)
             return f_BD
@@ -129,7 +135,3 @@ class JointModel(nn.Module):
 def cut(h_BU: Tensor, dim: int) -> Tensor:
     """The leading `dim` numbers of each row, brought to length one."""
     return F.normalize(h_BU[:, :dim].float(), dim=1)
-
-
-def _learns(tower: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in tower.parameters())

@@ -67,8 +67,9 @@ class TrainingModule(nn.Module):
         Metrics: loss, scale, and both directions' share of pairs whose best partner is a positive.
         """
         model, options = self.model, self.options
-        cells_BU = gather_rows(model.project_cells(self._cell_features(batch)))
-        texts_BU = gather_rows(model.project_texts(self._text_features(batch)))
+        # Gathered before the heads, not behind them: a BatchNorm there must see the whole batch.
+        cells_BU = model.project_cells(gather_rows(self._cell_features(batch)))
+        texts_BU = model.project_texts(gather_rows(self._text_features(batch)))
         captions_B = gather_rows(batch["captions_B"])
         same_BB = same_caption(captions_B)
         pair_BB = torch.eye(len(captions_B), dtype=torch.bool, device=captions_B.device)
@@ -106,8 +107,7 @@ class TrainingModule(nn.Module):
 
     def _run(self, tower: str, chunks: Iterator[Chunk], features: Callable[[Chunk], Tensor]) -> Tensor:
         """Features of all chunks; only a tower that learns has anything to run again for."""
-        learns = any(part.requires_grad for part in self.model.get_submodule(f"{tower}_tower").parameters())
-        if self.options.chunk and learns and torch.is_grad_enabled():
+        if self.options.chunk and self.model.learns(tower):
             return features_in_chunks(features, chunks)
         found: Tensor = torch.cat([features(chunk) for chunk in chunks])
         return found
