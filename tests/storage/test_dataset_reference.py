@@ -37,8 +37,8 @@ def test_the_printed_reader(reader: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_every_kind_of_dataset_is_described() -> None:
-    from storage import activations, cells, features
+    from storage import activations, cells, features, index
 
     page = PAGE.read_text()
-    for kind in (activations.KIND, cells.KIND, embeddings.KIND, features.KIND):
+    for kind in (activations.KIND, cells.KIND, embeddings.KIND, features.KIND, index.KIND):
         assert f'`kind: "{kind}"`' in page
