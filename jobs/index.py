@@ -24,7 +24,7 @@ class Options(JobOptions):
     delete: str | None = None
     """Delete the cells that pass a condition, say "donor = 'D3'"."""
     compact: bool = False
-    """Join small segments, drop deleted rows, and remove what no version of the last hour needs."""
+    """Join small segments, drop deleted rows, and remove versions replaced more than an hour ago."""
     columns: str | None = None
     """obs columns to keep for conditions and answers, comma-separated. Default: all."""
     sort_by: str | None = None

@@ -29,7 +29,7 @@ Asked = Literal["auto", "exact", "shortlist", "ivf"]
 
 # Conditions whose rows are remembered: one byte a row each.
 _REMEMBERED = 16
-_LOWEST = np.iinfo(np.int32).min
+_LOWEST = np.int32(np.iinfo(np.int32).min)
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class Searcher:
         for number in numbers:
             score, mask = scan.short_scores(self.segments[number].arrays.short, code_S), masks[number]
             if mask is not None:
-                score[~mask] = _LOWEST
+                score = np.where(mask, score, _LOWEST)
             kept = scan.best(score, length)
             rows[number] = kept if mask is None else kept[mask[kept]]
             scores[number] = score[rows[number]]
@@ -273,7 +273,7 @@ def _scanned(
         score *= segment.arrays.norms
         reach *= float(segment.arrays.norms.max(initial=0))
     if mask is not None:
-        score[~mask] = -np.inf
+        score = np.where(mask, score, np.float32(-np.inf))
     kept = scan.best(score, k)
     smallest = score[kept].min(initial=np.inf)
     rows = (

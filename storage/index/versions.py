@@ -129,20 +129,25 @@ def compact(index: VectorIndex, segment_cells: int) -> VectorIndex:
 
 
 def vacuum(index: VectorIndex, older_than_seconds: float) -> list[str]:
-    """Delete objects that the newest version does not have, if they are older than any search and any writer
-    may run; earlier versions do not open afterwards. Returns their names.
+    """Delete objects of versions that were replaced longer ago than any search runs, and of writers that gave
+    up as long ago; those versions do not open afterwards. Returns the names of what was deleted.
     """
-    newest = open_snapshot(index.snapshot.location, index.snapshot.kind)
-    ages = newest.location.ages()
+    location, kind = index.snapshot.location, index.snapshot.kind
+    newest = open_snapshot(location, kind)
+    ages = location.ages()
+    needed = set(newest.all_objects)
+    for version in range(1, newest.version):
+        if ages[snapshot_name(version + 1)] <= older_than_seconds:
+            needed |= set(open_snapshot(location, kind, version).all_objects)
     spent = [
         name
         for name in sorted(ages)
         if name.startswith(("segments/", "deleted/"))
-        and name not in newest.all_objects
+        and name not in needed
         and ages[name] > older_than_seconds
     ]
     for name in spent:
-        newest.location.delete(name)
+        location.delete(name)
     return spent
 
 

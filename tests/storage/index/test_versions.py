@@ -1,5 +1,6 @@
 """Versions of an index: what a change makes true at once, what it leaves alone, and what may go."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,19 @@ def test_vacuum_takes_only_what_no_version_needs(near_place: Location) -> None:
     assert not VectorIndex.open(near_place).snapshot.verify()
     with pytest.raises(DamagedDataset, match="missing"):
         VectorIndex.open(near_place, 1)
+
+
+def test_vacuum_leaves_what_was_current_a_moment_ago(tmp_path: Path) -> None:
+    first = write(Location.of(tmp_path))
+    for file in tmp_path.rglob("*"):
+        os.utime(file, (1, 1))
+    second = versions.compact(versions.delete(first, np.arange(50)), 50)
+    assert versions.vacuum(second, 60) == []
+    assert cells(VectorIndex.open(str(tmp_path), 1)) == list(range(60))
+    for file in tmp_path.rglob("*"):
+        os.utime(file, (1, 1))
+    assert len(versions.vacuum(second, 60)) == 3 * 5 + 3
+    assert cells(VectorIndex.open(str(tmp_path))) == list(range(50, 60))
 
 
 def test_a_missing_object_is_an_error_by_name(near_place: Location) -> None:
