@@ -61,6 +61,8 @@ def run(options: Options) -> Outcome:
         before, index = index, versions.compact(index, wanted.segment_cells)
         counts["removed_objects"] = len(versions.vacuum(index, _UNUSED_SECONDS))
         did_work |= index is not before
+    elif versions.needs_compaction(index, wanted.segment_cells):
+        print("searches would cost less after --compact: many rows are deleted, or many segments small")
     outcome = _outcome(index, did_work)
     outcome.counts_out |= counts
     return outcome

@@ -47,7 +47,7 @@ Report = Callable[[int, int, str], None]
 class IndexOptions:
     """short_width: dimensions of the short codes. columns: obs columns to keep, None for all. sort_by:
     columns that rows of a segment are sorted by, None for those of few values. ivf_lists: inverted lists of
-    each segment, 0 for none. dims: lengths at which Matryoshka vectors may be cut, () when they may not.
+    each segment, 0 for none.
     """
 
     short_width: int = 64
@@ -56,7 +56,6 @@ class IndexOptions:
     columns: tuple[str, ...] | None = None
     sort_by: tuple[str, ...] | None = None
     ivf_lists: int = 0
-    dims: tuple[int, ...] = ()
     seed: int = 0
 
 
@@ -143,7 +142,6 @@ def build(
         "width": width,
         "short_width": options.short_width,
         "projection": options.projection,
-        "dims": list(options.dims),
         "model": source.model,
         "sources": [source.facts(0)],
         "next_id": source.n_cells,

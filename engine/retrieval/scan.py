@@ -2,9 +2,9 @@
 
 Both passes read their matrix where it is mapped. The product of float16 rows with a float16 query accumulates
 in float32, and the product of int8 codes in int32; on a CPU with AVX-512 VNNI the latter reads memory at its
-full speed. One query at a time, a scan is as fast as memory; several queries share what is read.
+full speed.
 
-Shape legend: N rows, D width, S width of the short codes, Q queries, K results.
+Shape legend: N rows, D width, S width of the short codes, K results.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import torch
 # float16 (2^-11 of each entry) and the result rounded once more, added up and doubled.
 SCORE_ERROR = 2e-3
 
-# Rows turned to float32 at once: with 512 dimensions 2 MiB, which stays in a core's cache.
-_BLOCK = 1024
 # Every so many scores are looked at to guess where the K best begin.
 _STRIDE = 61
 
@@ -30,19 +28,6 @@ def fast_scores(vectors_ND: npt.NDArray[np.float16], query_D: Float32) -> Float3
     """Score of every row, float32 `[N]`, within half of SCORE_ERROR of the exact one."""
     rows_ND = torch.from_numpy(vectors_ND)
     scores: Float32 = torch.mv(rows_ND, torch.from_numpy(query_D).half()).float().numpy()
-    return scores
-
-
-def exact_scores(vectors_ND: npt.NDArray[np.float16], queries_QD: Float32) -> Float32:
-    """Score of every row for every query in float32, `[Q, N]`."""
-    rows_ND, queries_DQ = torch.from_numpy(vectors_ND), torch.from_numpy(queries_QD).T.contiguous()
-    scores_NQ = torch.empty(len(vectors_ND), len(queries_QD))
-    block_ND = torch.empty(min(_BLOCK, len(vectors_ND)), vectors_ND.shape[1])
-    for start in range(0, len(vectors_ND), _BLOCK):
-        some = rows_ND[start : start + _BLOCK]
-        wide = block_ND[: len(some)].copy_(some)
-        torch.mm(wide, queries_DQ, out=scores_NQ[start : start + _BLOCK])
-    scores: Float32 = scores_NQ.T.contiguous().numpy()
     return scores
 
 

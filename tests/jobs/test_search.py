@@ -74,6 +74,8 @@ def test_changing_an_index(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert index(place, "--append", "--embeddings", folder / "more") == 0
     assert index(place, "--append", "--embeddings", folder / "more") == 0
     assert "already complete" in capsys.readouterr().err
+    assert index(place, "--delete", "row < 90") == 0
+    assert "after --compact: many rows are deleted" in capsys.readouterr().out
     assert index(place, "--delete", "row < 100", "--compact") == 0
     changed = VectorIndex.open(str(place))
     assert (changed.n_cells, len(changed.segments)) == (260, 1)
