@@ -26,6 +26,9 @@ class Options(JobOptions):
     """Vector index, as `index` writes it."""
     cells_query: str | None = None
     """The query is the mean of the cells of the index that pass this condition; they are not answers."""
+    minus: str | None = None
+    """With --cells-query: like those cells and unlike the mean of the cells that pass this condition; cells
+    are ordered by the difference of both scores."""
     query_embeddings: str | None = None
     """Each cell of these embeddings (the first --max-cells) is a query. They must be by the index's model."""
     filter: str | None = None
@@ -62,6 +65,8 @@ def run(options: Options) -> Outcome:
         raise InputError(f"--top-k is {options.top_k}; it must be 1 to {_MOST_ANSWERS}.")
     if (options.cells_query is None) == (options.query_embeddings is None):
         raise InputError("give --cells-query or --query-embeddings: one of them says what to look for.")
+    if options.minus is not None and options.cells_query is None:
+        raise InputError("--minus takes something away from --cells-query, which is missing.")
     index = VectorIndex.open(options.index, options.index_version)
     searcher = Searcher(index)
     queries = _of_index(options, searcher) if options.cells_query else _of_embeddings(options, searcher)
@@ -104,17 +109,26 @@ _SHOWN_COLUMNS, _SHOWN_WIDTH = 6, 28
 
 
 def _of_index(options: Options, searcher: "Searcher") -> list[Query]:
+    asked = str(options.cells_query)
+    vector, left_out = _mean("--cells-query", asked, searcher), f"({asked})"
+    if options.minus is not None:
+        vector = vector - _mean("--minus", options.minus, searcher)
+        left_out += f" or ({options.minus})"
+    where = f"not ({left_out})" if options.filter is None else f"({options.filter}) and not ({left_out})"
+    return [Query(asked if options.minus is None else f"{asked} minus {options.minus}", vector, where)]
+
+
+def _mean(flag: str, condition: str, searcher: "Searcher") -> "npt.NDArray[np.float32]":
+    """Mean of the cells that pass, as a direction."""
     import numpy as np
 
-    vector, n_cells = searcher.mean(options.cells_query)
+    vector, n_cells = searcher.mean(condition)
     if not n_cells:
-        raise InputError(f"--cells-query {options.cells_query!r}: no cell of the index passes.")
+        raise InputError(f"{flag} {condition!r}: no cell of the index passes.")
     alike = float(np.linalg.norm(vector))
-    print(f"query: the mean of {n_cells:,} cells, alike to {alike:.2f}", end="")
-    print("; they are of several kinds, and their mean may be like none" if alike < _MIXED else "")
-    others = f"not ({options.cells_query})"
-    where = others if options.filter is None else f"({options.filter}) and {others}"
-    return [Query(str(options.cells_query), vector, where)]
+    mixed = "; they are of several kinds, and their mean may be like none" if alike < _MIXED else ""
+    print(f"{flag[2:]}: the mean of {n_cells:,} cells, alike to {alike:.2f}{mixed}")
+    return vector / np.float32(max(alike, 1e-12))
 
 
 # Length of the mean of unit vectors below which most of them are further from it than 60 degrees.

@@ -61,6 +61,26 @@ def test_every_cell_of_embeddings_is_a_query(folder: Path, capsys: pytest.Captur
     assert json.loads((folder / "hits.json").read_text())[0]["name"] == "cell0-0"
 
 
+def test_like_some_and_unlike_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [
+        "--cells-query",
+        "cell_type = 'type 4'",
+        "--minus",
+        "cell_type = 'type 6'",
+        "--top-k",
+        "20",
+        "--json",
+    ]
+    assert search(folder, *asked) == 0
+    hits = answers(capsys.readouterr().out)
+    vectors, obs = clustered(300)
+    unit = vectors / np.linalg.norm(vectors, axis=1)[:, None]
+    like, unlike = (unit[(obs["cell_type"] == kind).to_numpy()].mean(axis=0) for kind in ("type 4", "type 6"))
+    scores = unit @ (like / np.linalg.norm(like) - unlike / np.linalg.norm(unlike))
+    scores[obs["cell_type"].isin(["type 4", "type 6"])] = -np.inf
+    assert set(hits["row"]) == set(np.argsort(-scores)[:20])
+
+
 def test_a_cell_of_several_kinds_is_said_to_be(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search(folder, "--cells-query", "row >= 0 and row < 200", "--how", "exact") == 0
     assert "200 cells, alike to 0." in (printed := capsys.readouterr().out)
@@ -90,6 +110,7 @@ def test_changing_an_index(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--query-embeddings", "foreign", "--minus", "row = 1"], "--minus takes something away from"),
         ([], "give --cells-query or --query-embeddings"),
         (["--cells-query", "row = 1", "--top-k", "101"], "--top-k is 101; it must be 1 to 100"),
         (["--cells-query", "row = 1000"], "no cell of the index passes"),
