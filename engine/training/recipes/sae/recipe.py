@@ -3,7 +3,6 @@
 Legend: B tokens of a batch, D width, F features.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -29,8 +28,6 @@ from engine.training.recipes.sae.module import KnobSchedule, SparseTraining
 from engine.training.recipes.sae.statistics import ActivationStatistics, Wanted, statistics_of
 from engine.training.stored_state import rows
 from storage.errors import InputError
-
-LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +128,6 @@ class SparseRecipe:
         if found is None:
             (found,) = statistics_of([(self.source, self.wanted)], share, device).values()
         module.measure(found)
-        if share.rank == 0:
-            _warn(self.source.hook, found)
 
     def batches(
         self, module: nn.Module, start_step: int, share: Share, device: torch.device
@@ -217,25 +212,3 @@ def piece_of(
 def batch_of(tokens: TokenBatch, step: int) -> Batch:
     """What the training module takes."""
     return {"x_BD": tokens.x_BD, "gene_B": tokens.gene_B, "step": torch.tensor(step)}
-
-
-def _warn(hook: str, found: ActivationStatistics) -> None:
-    """What one should know of the activations before hours are spent on them."""
-    if found.gamma > 1:
-        LOG.warning(
-            "%s: the mean of the activations is %.1f times their spread (mostly in dimensions %s); it is "
-            "taken off and folded into the autoencoder.",
-            hook,
-            found.gamma,
-            ", ".join(map(str, found.mean_D.abs().topk(min(3, len(found.mean_D))).indices.tolist())),
-        )
-    if n := int(found.outliers_G.sum()):
-        LOG.warning(
-            "%s: %d of %d tokens have more than %.1f, many times the median norm of %.1f; such tokens are "
-            "left out, their genes are listed in cfg.json.",
-            hook,
-            n,
-            found.n_tokens + n,
-            found.norm_limit,
-            found.median_norm,
-        )

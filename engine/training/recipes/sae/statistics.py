@@ -3,6 +3,7 @@
 Legend: B tokens of a batch, D width, G token ids of the model's vocabulary, H hooks.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from contextlib import closing
@@ -25,6 +26,8 @@ PROBE_TOKENS = 16_384
 PRIOR_TOKENS = 8
 # Of norms: finite, so that it can be compared and written as any number.
 NO_LIMIT = torch.finfo(torch.float32).max
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +106,11 @@ def statistics_of(
                 if number < n_batches[pair]:
                     sums[pair].add(batch[pair[0]])
         # The stream is closed when all workers have their sums: the first one's may be the source of theirs.
-        return {pair: sums[pair].over_workers(share) for pair in wanted}
+        measured = {pair: sums[pair].over_workers(share) for pair in wanted}
+    if share.rank == 0:
+        for (source, _), found in measured.items():
+            _warn(source.hook, found)
+    return measured
 
 
 def _tokens_for(source: ActivationSource, wanted: Wanted) -> int:
@@ -194,3 +201,25 @@ def _gene_means(
     crossed = torch.sum((2 * gene_total_GD - gene_n_G[:, None] * means_GD) * means_GD, dtype=torch.float64)
     variance = float((square_D.sum() - crossed) / n - left_D.square().sum())
     return means_GD, left_D, variance
+
+
+def _warn(hook: str, found: ActivationStatistics) -> None:
+    """What one should know of the activations before hours are spent on them."""
+    if found.gamma > 1:
+        LOG.warning(
+            "%s: the mean of the activations is %.1f times their spread (mostly in dimensions %s); it is "
+            "taken off and folded into the autoencoder.",
+            hook,
+            found.gamma,
+            ", ".join(map(str, found.mean_D.abs().topk(min(3, len(found.mean_D))).indices.tolist())),
+        )
+    if n := int(found.outliers_G.sum()):
+        LOG.warning(
+            "%s: %d of %d tokens have more than %.1f, many times the median norm of %.1f; such tokens are "
+            "left out, their genes are listed in cfg.json.",
+            hook,
+            n,
+            found.n_tokens + n,
+            found.norm_limit,
+            found.median_norm,
+        )
