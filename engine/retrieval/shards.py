@@ -47,6 +47,7 @@ class ShardedSearcher:
         asked = [shard.search.remote(query_D, k, how) for shard in self._shards]
         done, late = ray.wait(asked, num_returns=len(asked), timeout=timeout)
         for answer in late:
+            # One that has begun is finished for nobody; one that waits in line is not begun.
             ray.cancel(answer)
         answers = []
         for answer in done:
