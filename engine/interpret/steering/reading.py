@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-from torch import Tensor
-
 from engine.interpret.inputs import EncodedInputs
-from engine.interpret.passes import autoencoder
+from engine.interpret.passes import autoencoder, gene_means
 from engine.models import Encoder
 from engine.models.interventions import Reading
 from engine.models.sae.checkpoint import CONFIG
@@ -21,7 +17,7 @@ from storage.errors import InputError
 def open_reading(encoder: Encoder, path: str, fingerprint: str) -> Reading:
     """The autoencoder on the encoder's device, the tokens it is about, and the gene means it is beside."""
     device = str(encoder.device)
-    means_GD = _gene_means(path, fingerprint, device)
+    means_GD = gene_means(path, fingerprint, device)
     return Reading.of(encoder, autoencoder(path, fingerprint, device), means_GD)
 
 
@@ -40,10 +36,3 @@ def require_readable(inputs: EncodedInputs) -> None:
             f"{inputs.sae_path} takes activations less gene means of shape {tuple(means_GD.shape)}; the "
             f"model {inputs.stream.model.path} has {wanted[0]:,} token ids and width {wanted[1]}."
         )
-
-
-@lru_cache(maxsize=1)
-def _gene_means(path: str, fingerprint: str, device: str) -> Tensor | None:
-    """Loaded once a worker process, like the autoencoder."""
-    means_GD = load_gene_means(local_copy(path))
-    return None if means_GD is None else means_GD.to(device)
