@@ -18,6 +18,7 @@ os.environ.setdefault("RAY_enable_metrics_collection", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What belongs into one of the two processes of `make test`: the tests of the one Ray cluster; those that
     make clusters of their own; every other file. In this order, so that the longest begin first.
