@@ -20,8 +20,7 @@ from engine.interpret.comparison.subjects import Compared, Source
 from engine.interpret.runs import Float32, Int64
 from engine.models import sae
 from engine.models.sae.gene_means import load_gene_means, without_gene_means
-from storage.activations import ActivationCache
-from storage.genes import without_version
+from storage.activations.aligned import SharedGenes
 
 # done, total, unit
 Progress = Callable[[int, int, str], None]
@@ -64,15 +63,16 @@ def aligned_codes(
     if one.source is None or other.source is None:
         raise ValueError("codes are read from caches")
     encoders = [sae.load(side.directory).to(device) for side in (one, other)]
-    genes = _shared_genes(one.source.cache, other.source.cache)
+    genes = SharedGenes.of((one.source.cache, other.source.cache))
+    n_genes = max(genes.n, 1)
     readers = [
-        _Reader(side.source, cells, number_G, genes.n, load_gene_means(side.directory))
-        for side, number_G in ((one, genes.one_G), (other, genes.other_G))
+        _Reader(side.source, cells, number_G, n_genes, load_gene_means(side.directory))
+        for side, number_G in zip((one, other), genes.number_G, strict=True)
         if side.source
     ]
     parts: list[tuple[Int64, list[sparse.csr_matrix], list[Float32]]] = []
     for stop, key_T, x_TD, y_TD in _aligned(readers, cells):
-        cell_T = key_T // genes.n
+        cell_T = key_T // n_genes
         codes = [
             sparse_codes(encoder, acts.to(device), encoder.d_sae)
             for encoder, acts in zip(encoders, (x_TD, y_TD), strict=True)
@@ -102,29 +102,6 @@ def chosen_cells(one: Source, other: Source, most_tokens: int, max_cells: int | 
     tokens_of_a_cell = max(1.0, min(cache.n_tokens / max(cache.n_cells, 1) for cache in caches))
     wanted = min(n_cells, max(1, int(most_tokens / tokens_of_a_cell)))
     return np.unique(np.linspace(0, n_cells - 1, wanted).astype(np.int64))
-
-
-@dataclass(frozen=True)
-class _SharedGenes:
-    """Number of a gene in both vocabularies, by token id; -1 for tokens that are no gene or not shared."""
-
-    one_G: Int64
-    other_G: Int64
-    n: int
-
-
-def _shared_genes(one: ActivationCache, other: ActivationCache) -> _SharedGenes:
-    ids = [
-        [
-            without_version(gene) if kind == "gene" else None
-            for gene, kind in zip(cache.genes["gene_id"], cache.genes["class"], strict=True)
-        ]
-        for cache in (one, other)
-    ]
-    shared = sorted({gene for gene in ids[0] if gene} & {gene for gene in ids[1] if gene})
-    number = {gene: place for place, gene in enumerate(shared)}
-    one_G, other_G = (np.array([number.get(gene or "", -1) for gene in side], np.int64) for side in ids)
-    return _SharedGenes(one_G, other_G, max(len(shared), 1))
 
 
 def _aligned(
