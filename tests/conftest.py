@@ -18,24 +18,24 @@ os.environ.setdefault("RAY_enable_metrics_collection", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+_RAY = "ray"
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What belongs into one of the two processes of `make test`: the tests of the one Ray cluster; those that
-    make clusters of their own; every other file. In this order, so that the longest begin first.
+    """`make test` runs two processes: one for all tests that need Ray, which begin first, one for the others.
+
+    Not more: tests of Ray keep two cores busy.
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: _GROUPS.index(_group(item)) if _group(item) in _GROUPS else len(_GROUPS))
-
-
-_GROUPS = ("ray", "clusters of their own")
+    items.sort(key=lambda item: _group(item) != _RAY)
 
 
 def _group(item: pytest.Item) -> str:
-    if "ray_cluster" in getattr(item, "fixturenames", ()):
-        return _GROUPS[0]
     file = item.path.relative_to(REPOSITORY / "tests").as_posix()
-    return _GROUPS[1] if file.startswith("chaos/") else file
+    uses_ray = "ray_cluster" in getattr(item, "fixturenames", ()) or file.startswith("chaos/")
+    return _RAY if uses_ray else file
 
 
 @pytest.fixture(scope="session")
