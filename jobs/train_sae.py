@@ -9,16 +9,28 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from jobs.anatomy import Outcome, ProgressLine, comma_separated, launch
 from jobs.anatomy.activations import ActivationFlags, TrainingActivations, source_of, warn_of_few_cells
 from jobs.anatomy.training import TrainingFlags, train_job
+from jobs.train_sae_aligned import ALIGNED, places_of, recipe_of, require_meant
 from jobs.train_sae_sweep import members_of
 from storage.errors import InputError
 
 if TYPE_CHECKING:
     from engine.training.activation_sources import ActivationSource
     from engine.training.options import TrainingOptions
+    from engine.training.recipe import Recipe
     from engine.training.recipes.sae import SparseRecipe
     from storage.locations import Location
 
-ArchitectureName = Literal["topk", "batchtopk", "jumprelu", "matryoshka", "gated", "standard"]
+ArchitectureName = Literal[
+    "topk",
+    "batchtopk",
+    "jumprelu",
+    "matryoshka",
+    "gated",
+    "standard",
+    "crosscoder",
+    "transcoder",
+    "skip_transcoder",
+]
 
 
 @dataclass(kw_only=True)
@@ -27,7 +39,11 @@ class AutoencoderFlags:
 
     arch: ArchitectureName = "topk"
     """topk, batchtopk, matryoshka: a fixed number of features fires. jumprelu, gated, standard: a penalty
-    keeps them few."""
+    keeps them few. crosscoder: batchtopk over several hooks (--hook A,B) or models (--cache A,B) at once.
+    transcoder, skip_transcoder: batchtopk from --hook to --target-hook, the latter with a linear map beside
+    the features."""
+    target_hook: str | None = None
+    """What a transcoder reconstructs, from the same cache or model as --hook."""
     width: int | None = None
     """Features (d_sae)."""
     k: int = 32
@@ -100,12 +116,25 @@ def run(options: Options) -> Outcome:
     if options.dry_run:
         return _dry_run(wanted)
     _ = options.output_location
+    if options.arch in ALIGNED and not options.sweep:
+        return _aligned(options)
     sources = {each.hook: source_of(each) for _, each in wanted}
     for source in sources.values():
         warn_of_few_cells(source, options.batch_tokens)
     if options.sweep:
         return _sweep(options, wanted, sources)
-    outcome = train_job("train-sae", options, _recipe(options, sources[options.hook]), _training(options))
+    return _alone(options, _recipe(options, sources[options.hook]))
+
+
+def _aligned(options: Options) -> Outcome:
+    source = places_of(options)
+    recipe = recipe_of(options, source, dead_tokens=_dead_tokens(options))
+    warn_of_few_cells(source, options.batch_tokens)
+    return _alone(options, recipe)
+
+
+def _alone(options: Options, recipe: "Recipe") -> Outcome:
+    outcome = train_job("train-sae", options, recipe, _training(options))
     outcome.counts_out |= {"features": int(options.width or 0)}
     outcome.facts |= {"autoencoder": _read_metadata(options.output_location)}
     return outcome
@@ -188,6 +217,7 @@ def _require_meant(options: Options) -> None:
     """Refuses what no run can be made of, before anything is opened."""
     if not options.width or options.width < 1:
         raise InputError(f"--width {options.width}: give the number of features, at least 1.")
+    require_meant(options)
     for flag, share in (("anneal", options.anneal), ("sparsity-warmup", options.sparsity_warmup)):
         if not 0 <= share <= 1:
             raise InputError(f"--{flag} {share}: a share of the run, 0 to 1.")
@@ -204,14 +234,13 @@ def _read_metadata(output: "Location") -> dict[str, Any]:
 def _recipe(options: Options, source: "ActivationSource") -> "SparseRecipe":
     from engine.training.recipes.sae import SparseRecipe
 
-    run_tokens = options.steps * options.batch_tokens
     return SparseRecipe(
         source=source,
-        architecture=options.arch,
+        architecture=options.arch,  # type: ignore[arg-type]
         width=int(options.width or 0),
         k=options.k,
         matryoshka_widths=_widths(options.matryoshka_widths),
-        dead_after_tokens=options.dead_tokens or max(min(10_000_000, run_tokens // 50), options.batch_tokens),
+        dead_after_tokens=_dead_tokens(options),
         aux_coefficient=options.aux_coefficient,
         sparsity_coefficient=options.sparsity_coefficient,
         sparsity_warmup_steps=round(options.sparsity_warmup * options.steps),
@@ -220,6 +249,11 @@ def _recipe(options: Options, source: "ActivationSource") -> "SparseRecipe":
         outlier_norm=options.outlier_norm,
         gene_residual=options.gene_residual,
     )
+
+
+def _dead_tokens(options: Options) -> int:
+    share = options.steps * options.batch_tokens // 50
+    return options.dead_tokens or max(min(10_000_000, share), options.batch_tokens)
 
 
 def _widths(given: str | None) -> tuple[int, ...]:

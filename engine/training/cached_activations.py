@@ -92,14 +92,13 @@ class CachedActivations:
                     else "."
                 )
             )
-        buffer = shards_in_buffer or math.ceil(WINDOW_STEPS * (batch or 0) / float(kept.mean()))
         return cls(
             cache=cache,
             dataset_id=opened.dataset_id,
             hook=chosen,
             width=opened.d,
             tokens_per_shard=tuple(map(int, kept)),
-            shards_in_buffer=shards_in_buffer or min(max(buffer, FEWEST_SHARDS), len(kept)),
+            shards_in_buffer=shards_in_buffer or shards_for(kept, batch),
             kept_class=kept_class,
             filtered=bool(kept.sum() < counts.sum()),
         )
@@ -175,6 +174,12 @@ class CachedActivations:
                 pieces = order.rows(batch * size, (batch + 1) * size)
                 parts = [pools.at(number, pool).select(rows) for number, pool, rows in pieces]
                 yield joined(parts).tokens(decoded)
+
+
+def shards_for(tokens_per_shard: npt.NDArray[np.int64], batch: int | None) -> int:
+    """Shards to shuffle together: 32 optimiser steps' worth of tokens, at least 4 shards."""
+    wanted = math.ceil(WINDOW_STEPS * (batch or 0) / float(tokens_per_shard.mean()))
+    return min(max(wanted, FEWEST_SHARDS), len(tokens_per_shard))
 
 
 def activations_on(device: torch.device, tokens: TokenActivations) -> torch.Tensor:

@@ -19,13 +19,14 @@ class ActivationFlags:
     """What to train on: --cache, or without disk --cells with --model and --hook."""
 
     cache: str | None = None
-    """Activation cache, as `cache` writes it."""
+    """Activation cache, as `cache` writes it; of a crosscoder of several models a list, A,B, of one cell
+    store."""
     cells: str | None = None
     """Cell store to encode while training, instead of a cache."""
     model: str | None = None
     """Encoder directory, with --cells."""
     hook: str | None = None
-    """Hook point, e.g. resid_post_6. Default with --cache: its only one."""
+    """Hook point, e.g. resid_post_6; of a crosscoder a list, A,B. Default with --cache: its only one."""
     token_class: Literal["gene", "cell", "special", "all"] = "gene"  # noqa: S105 - no password
     """Tokens to train on: of genes, of cells (<cls>), other special ones. All but gene need a cache that was
     made with --special-tokens."""

@@ -23,11 +23,13 @@ from engine.models.sae.topk_family import topk_terms
 
 
 class SparseLoss(NamedTuple):
-    """loss: scalar to differentiate. metrics: detached scalars by name. fired_F (bool): active features."""
+    """loss: scalar to differentiate. metrics: detached scalars by name. fired_F (bool): active features.
+    r_BO: detached reconstruction."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
     fired_F: Tensor
+    r_BO: Tensor
 
 
 class TrainingModule(nn.Module):
@@ -102,7 +104,7 @@ class TrainingModule(nn.Module):
         terms = self._terms(x_BD, y_BO, dead_F)
         mse = F.mse_loss(terms.r_BO, y_BO, reduction="sum") / len(y_BO)
         loss = mse + sum(terms.penalties.values())
-        return SparseLoss(loss, self._metrics(mse, terms, y_BO), terms.fired_F)
+        return SparseLoss(loss, self._metrics(mse, terms, y_BO), terms.fired_F, terms.r_BO.detach())
 
     def _terms(self, x_BD: Tensor, y_BO: Tensor, dead_F: Tensor | None) -> Terms:
         knobs = Knobs(self.k, self.sparsity_coefficient, self.target_l0, self.feature_shard)

@@ -190,7 +190,7 @@ class SparseRecipe:
             "outlier_norm": self.outlier_norm,
             "gene_residual": self.gene_residual,
             "shuffled_batches": self.source.shuffled_tokens(options.batch) / options.batch,
-            "activations": about_activations(state, self.source),
+            "activations": about_activations(state, self.source.gene_names()),
         }
 
 

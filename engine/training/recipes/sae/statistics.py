@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from engine.training.activation_sources import ActivationSource, TokenBatch, batches_of
+from engine.training.aligned_activations import AlignedSource
 from engine.training.recipe import Share
 
 # Enough for a mean and a scale to three digits at any width we meet (specs/sae.md section 5).
@@ -97,7 +98,12 @@ def statistics_of(
         probe = list(islice(stream, max(n_probe.values())))
         sums = {
             (source, what): _Sums(
-                source, what, [batch[source] for batch in probe[: n_probe[source, what]]], share, device
+                len(source.gene_names()),
+                source.width,
+                what,
+                [batch[source] for batch in probe[: n_probe[source, what]]],
+                share,
+                device,
             )
             for source, what in wanted
         }
@@ -113,6 +119,33 @@ def statistics_of(
     return measured
 
 
+def statistics_of_places(
+    source: AlignedSource, wanted: Wanted, share: Share, device: torch.device
+) -> list[ActivationStatistics]:
+    """Statistics of every place of a source by itself, of the same tokens. Collective, as `statistics_of`."""
+    n_batches = math.ceil(_tokens_for(source, wanted) / (share.micro_batch * share.world))
+    n_probe = min(math.ceil(PROBE_TOKENS / (share.micro_batch * share.world)), n_batches)
+    widths, n_genes = [place.width for place in source.places], len(source.gene_names())
+    with closing(source.batches(0, share, device)) as stream:
+        probe = list(islice(stream, n_probe))
+        sums = [
+            _Sums(n_genes, width, wanted, [_at(batch, widths, place) for batch in probe], share, device)
+            for place, width in enumerate(widths)
+        ]
+        for batch in chain(probe, islice(stream, n_batches - n_probe)):
+            for place, measured in enumerate(sums):
+                measured.add(_at(batch, widths, place))
+        found = [measured.over_workers(share) for measured in sums]
+    if share.rank == 0:
+        for described, there in zip(source.places, found, strict=True):
+            _warn(described.name, there)
+    return found
+
+
+def _at(batch: TokenBatch, widths: Sequence[int], place: int) -> TokenBatch:
+    return TokenBatch(torch.split(batch.x_BD, list(widths), dim=1)[place], batch.gene_B)
+
+
 def _tokens_for(source: ActivationSource, wanted: Wanted) -> int:
     return min(GENE_TOKENS if wanted.gene_residual else STATISTICS_TOKENS, math.ceil(source.n_tokens))
 
@@ -122,7 +155,8 @@ class _Sums:
 
     def __init__(
         self,
-        source: ActivationSource,
+        n_genes: int,
+        d: int,
         wanted: Wanted,
         probe: Sequence[TokenBatch],
         share: Share,
@@ -130,7 +164,6 @@ class _Sums:
     ) -> None:
         self.median_norm = _median_norm(probe, share)
         self.norm_limit = wanted.outlier_norm * self.median_norm if wanted.outlier_norm else NO_LIMIT
-        n_genes, d = len(source.gene_names()), source.width
         self.n = torch.zeros((), dtype=torch.float64, device=device)
         self.total_D = torch.zeros(d, dtype=torch.float64, device=device)
         self.square_D = torch.zeros(d, dtype=torch.float64, device=device)
