@@ -11,7 +11,7 @@ from engine.training.aligned_activations import AlignedSource, SeveralCaches, Se
 from engine.training.recipe import Share
 from storage.activations import ActivationCache
 from storage.activations.aligned import AlignedCaches
-from storage.errors import InputError
+from storage.errors import DamagedDataset, InputError
 from tests.training.aligned_inputs import labels, write_cache
 
 CPU = torch.device("cpu")
@@ -98,3 +98,9 @@ def test_what_cannot_be_aligned_is_refused(
         SeveralCaches.plan((two_models[0], strange), [None, None])
     with pytest.raises(InputError, match="two or more different hooks"):
         SeveralHooks((CachedActivations.plan(two_hooks, "resid_post_0"),) * 2)
+
+
+def test_hooks_whose_tokens_differ_are_not_trained_on(two_hooks: str, two_models: tuple[str, str]) -> None:
+    parts = CachedActivations.plan(two_hooks, "resid_post_0"), CachedActivations.plan(two_models[0], None)
+    with pytest.raises(DamagedDataset, match="not in the same order; make the cache again"):
+        take(SeveralHooks(parts), 1)
