@@ -5,9 +5,7 @@ Legend: B tokens of a batch, D width of all places together, O output width.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,7 +29,7 @@ from engine.training.recipes.sae.finish import (
     unexplained,
 )
 from engine.training.recipes.sae.module import KnobSchedule
-from engine.training.recipes.sae.recipe import batch_of
+from engine.training.recipes.sae.recipe import batches_from
 from engine.training.recipes.sae.statistics import Wanted, statistics_of_places
 from storage.errors import InputError
 
@@ -130,9 +128,7 @@ class AlignedRecipe:
     def batches(
         self, module: nn.Module, start_step: int, share: Share, device: torch.device
     ) -> Iterator[Batch]:
-        with closing(self.source.batches(start_step, share, device)) as stream:
-            for number, batch in zip(count(start_step * share.accumulation), stream, strict=False):
-                yield batch_of(batch, number // share.accumulation)
+        return batches_from(self.source, start_step, share, device)
 
     def tokens(self, batch: Batch) -> int:
         return len(batch["x_BD"])

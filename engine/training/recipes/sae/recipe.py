@@ -132,9 +132,7 @@ class SparseRecipe:
     def batches(
         self, module: nn.Module, start_step: int, share: Share, device: torch.device
     ) -> Iterator[Batch]:
-        with closing(self.source.batches(start_step, share, device)) as stream:
-            for number, batch in zip(count(start_step * share.accumulation), stream, strict=False):
-                yield batch_of(batch, number // share.accumulation)
+        return batches_from(self.source, start_step, share, device)
 
     def tokens(self, batch: Batch) -> int:
         return len(batch["x_BD"])
@@ -207,6 +205,15 @@ def piece_of(
         for name in state
         if name.startswith(prefix)
     }
+
+
+def batches_from(
+    source: ActivationSource, start_step: int, share: Share, device: torch.device
+) -> Iterator[Batch]:
+    """A source's micro-batches with the steps they belong to."""
+    with closing(source.batches(start_step, share, device)) as stream:
+        for number, batch in zip(count(start_step * share.accumulation), stream, strict=False):
+            yield batch_of(batch, number // share.accumulation)
 
 
 def batch_of(tokens: TokenBatch, step: int) -> Batch:
