@@ -12,6 +12,8 @@ from engine.streaming.products.activations import ActivationProduct
 from engine.streaming.recipe import Recipe
 from tests.streaming.in_process import encode_here
 
+WARM_CELLS = 64
+
 
 def cells_per_second(
     n: int, store: Path, model: Path, product: ActivationProduct, recipe: Recipe, scratch: Path
@@ -43,7 +45,7 @@ def _encode(
 ) -> None:
     torch.set_num_threads(1)
     inputs = Inputs.open(store, model)
-    encode_here(inputs, product, output / "warm", recipe)
+    encode_here(Inputs.open(store, model, max_cells=WARM_CELLS), product, output / "warm", recipe)
     ready.wait()
     began = time.perf_counter()
     encode_here(inputs, product, output / "measured", recipe)
