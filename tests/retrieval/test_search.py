@@ -216,6 +216,13 @@ def test_refusals(index: VectorIndex, arguments: dict, message: str) -> None:
         Searcher(index).search(np.ones(3, np.float32))
 
 
+class Stuck:
+    """A shard that never answers."""
+
+    def search(self, *arguments: Any) -> None:
+        time.sleep(3_600)
+
+
 def ask_for_ever(shard: Any) -> None:
     """A killed process may still answer for a moment."""
     import ray
@@ -240,8 +247,16 @@ def test_shards_on_ray(index: VectorIndex, ray_cluster: None) -> None:
         assert (found.shards, found.is_partial) == ((2, 2), False)
         with pytest.raises(InputError, match="no column"):
             sharded.search(QUERIES[1], 15, where="tissu = 'skin'")
-        with pytest.raises(TimeoutError, match="none of 2 shards answered within 0 s"):
-            sharded.search(QUERIES[1], 15, timeout=0)
+        shards = sharded._shards
+        stuck = ray.remote(num_cpus=0)(Stuck).remote()
+        sharded._shards = [stuck, stuck]
+        with pytest.raises(TimeoutError, match="none of 2 shards answered within 0.1 s"):
+            sharded.search(QUERIES[1], 15, timeout=0.1)
+        sharded._shards = [stuck, shards[1]]
+        found = sharded.search(QUERIES[1], 15, timeout=5)
+        assert (found.shards, found.is_partial) == ((1, 2), True)
+        ray.kill(stuck)
+        sharded._shards = shards
         ray.kill(sharded._shards[1])
         with pytest.raises(ray.exceptions.RayActorError):
             ask_for_ever(sharded._shards[1])
