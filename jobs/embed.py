@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class Options(JobOptions):
     """Embed the cells of a store, by default in the model's own convention (Tahoe: L2-normalised final <cls>;
-    Geneformer: mean of the second-to-last layer over genes)."""
+    Geneformer: mean of the second-to-last layer over genes; a joint model: unit vectors of its common space).
+    """
 
     cells: str
     """Cell store, as `ingest` writes it."""
     model: str
-    """Encoder directory: official Tahoe-x1 or Geneformer as downloaded, or one of ours."""
+    """Encoder directory: official Tahoe-x1 or Geneformer as downloaded, one of ours, or a joint model."""
     layer: int | None = None
     """Block whose output is pooled; negative counts from the end. Default: the model's convention."""
     pool: Literal["cls", "mean", "gene"] | None = None
@@ -55,9 +56,10 @@ def run(options: Options) -> Outcome:
         batch_tokens=options.batch_tokens,
         tensor_parallel=options.tensor_parallel,
     )
+    product = _product(options, inputs.model)
     encoding = encode(
         inputs,
-        _product(options, inputs.model),
+        product,
         output,
         recipe=recipe,
         workers=workers,
@@ -68,14 +70,22 @@ def run(options: Options) -> Outcome:
     if options.pool == "gene":
         outcome.counts_out = {"genes": encoding.snapshot.facts["n_genes"]}
     else:
-        outcome.counts_out = {"cells": inputs.n_cells, "dimensions": inputs.model.d_model}
+        outcome.counts_out = {"cells": inputs.n_cells, "dimensions": encoding.snapshot.facts["width"]}
     return outcome
 
 
 def _product(options: Options, model: "ModelFacts") -> "Product":
+    from engine.streaming.joint_embeddings import joint_product
     from engine.streaming.products.embeddings import EmbeddingProduct
     from engine.streaming.products.genes import GeneEmbeddingProduct
 
+    if model.joint is not None:
+        if options.layer is not None or options.pool is not None:
+            raise InputError(
+                f"{options.model} is a joint model, which says itself what it pools: leave out --layer and "
+                f"--pool, or give its cell tower alone, --model {options.model}/cell"
+            )
+        return joint_product(model)
     layer, pool = model.layer(options.layer), options.pool or model.default_pool
     if pool == "gene":
         return GeneEmbeddingProduct(model.hook_of(layer))

@@ -45,7 +45,8 @@ def load(
     weights: bool = True,
     shard: TensorShard | None = None,
 ) -> Encoder:
-    """The encoder in a model directory (official or ours), in eval mode on the CPU.
+    """The encoder in a model directory (official or ours; of a joint model its cell tower), in eval mode on
+    the CPU.
 
     weights: False for its configuration, tokeniser and layers on torch's meta device: the weights are
         checked by name and shape, and none is read.
@@ -54,9 +55,14 @@ def load(
     Raises ModelError when the directory holds no encoder, or one with a missing or unsupported part, or one
     that cannot be shared so (`tensor_parallel_sizes`).
     """
+    # Imported here: a joint model is made of encoders that this function loads.
+    from engine.models.joint.checkpoint import CELL, is_joint
+
     directory = Path(directory)
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such model directory")
+    if is_joint(directory):
+        directory = directory / CELL
     if (directory / "model_config.yml").is_file():
         return tahoe.load(directory, precision=precision, weights=weights, shard=shard)
     if (directory / "config.json").is_file():

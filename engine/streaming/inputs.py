@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from engine import models
 from engine.models import GeneMatch, Tokeniser
 from engine.models.encoder import layer_hook
+from engine.models.joint import JointConfig, load_config
+from engine.models.joint.checkpoint import is_joint
 from engine.streaming.tokenising import TokeniseMembers
 from storage.cells import CellStore
 from storage.checkpoints import fingerprint, local_copy
@@ -28,7 +30,8 @@ CELL_TOKEN = 1
 @dataclass(frozen=True)
 class ModelFacts:
     """An encoder without its weights. ranks: most tokens of a cell it can encode, None for any number.
-    tensor_parallel: numbers of devices that can share it.
+    tensor_parallel: numbers of devices that can share it. joint: the configuration of the joint model whose
+    cell tower it is, if it is one's; the fingerprint is that of the whole joint model then.
     """
 
     path: str
@@ -42,6 +45,7 @@ class ModelFacts:
     default_layer: int
     default_pool: str
     tensor_parallel: tuple[int, ...] = (1,)
+    joint: JointConfig | None = None
 
     @classmethod
     def read(cls, path: str) -> ModelFacts:
@@ -64,6 +68,7 @@ class ModelFacts:
             default_layer=encoder.default_layer,
             default_pool=encoder.default_pool,
             tensor_parallel=models.tensor_parallel_sizes(encoder),
+            joint=load_config(local) if is_joint(local) else None,
         )
 
     @property

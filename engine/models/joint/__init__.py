@@ -13,13 +13,16 @@ from engine.models.joint.losses import contrastive_loss, info_nce, same_caption,
 from engine.models.joint.model import JointModel
 from engine.models.joint.objective import ObjectiveOptions, TrainingModule
 from engine.models.joint.scoring import TEMPLATES, group_means, prompts, scores
+from engine.models.joint.sides import CellSide, TextSide, load_cell_side, load_config, load_text_side
 from engine.models.joint.text_tower import TextTokens, TextTower, load_text_tower
 
 __all__ = [
     "TEMPLATES",
+    "CellSide",
     "JointConfig",
     "JointModel",
     "ObjectiveOptions",
+    "TextSide",
     "TextTokens",
     "TextTower",
     "TrainingModule",
@@ -30,6 +33,9 @@ __all__ = [
     "group_means",
     "info_nce",
     "load",
+    "load_cell_side",
+    "load_config",
+    "load_text_side",
     "load_text_tower",
     "lock",
     "prompts",

@@ -18,7 +18,7 @@ from torch import Tensor
 from engine import models
 from engine.models.encoder import Encoder, Precision
 from engine.models.errors import ModelError
-from engine.models.joint.config import JointConfig, from_json, to_json
+from engine.models.joint.config import MODEL_TYPE, JointConfig, from_json, to_json
 from engine.models.joint.lora import merge_lora
 from engine.models.joint.model import JointModel
 from engine.models.joint.text_tower import TextTower, load_text_tower, save_text_tower
@@ -26,6 +26,12 @@ from engine.models.weights import read_json, read_safetensors, require_fit
 
 CELL, TEXT, WEIGHTS = "cell", "text", "model.safetensors"
 TOWERS = ("cell_tower.", "text_tower.")
+
+
+def is_joint(directory: Path) -> bool:
+    """Whether a directory holds a joint model."""
+    config = directory / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == MODEL_TYPE
 
 
 def load(directory: Path | str, *, precision: Precision = "fp32") -> JointModel:

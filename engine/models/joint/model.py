@@ -6,7 +6,7 @@ Legend: C cells, B texts, D width of a tower's features, U width of the common s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class JointModel(nn.Module):
         self.cell_tower, self.text_tower = cell_tower, text_tower
         self.cell_head = head(config.head, config.cell_width, config.width)
         self.text_head = head(config.head, config.text_width, config.width)
-        self.log_scale = nn.Parameter(torch.tensor(SIGLIP_LOG_SCALE if config.sigmoid else CLIP_LOG_SCALE))
+        self.log_scale = nn.Parameter(torch.tensor(log_scale_of(config)))
         self.bias = nn.Parameter(torch.tensor(SIGLIP_BIAS)) if config.sigmoid else None
         self.locked: frozenset[str] = frozenset()
         cell_tower.require_pool(self.cell_pool)
@@ -114,22 +114,35 @@ class JointModel(nn.Module):
 
         Texts of like length run together, so that little is padded.
         """
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        batches = [order[start : start + TEXTS_AT_ONCE] for start in range(0, len(order), TEXTS_AT_ONCE)]
-        embedded = [
-            self.project_texts(self.text_features(self.text_tower.tokenise([texts[i] for i in batch])), dim)
-            for batch in batches
-        ]
-        if not embedded:
+        if not texts:
             return torch.zeros(0, self._known(dim), device=self.log_scale.device)
-        back = torch.empty(len(order), dtype=torch.int64)
-        back[torch.as_tensor(order)] = torch.arange(len(order))
-        return torch.cat(embedded)[back.to(self.log_scale.device)]
+
+        def features(batch: list[str]) -> Tensor:
+            return self.text_features(self.text_tower.tokenise(batch))
+
+        return in_batches(texts, features, lambda f_BD: self.project_texts(f_BD, dim))
 
     def _known(self, dim: int | None) -> int:
         if dim is not None and dim not in self.config.dims:
             raise ModelError(f"dim {dim}: this model was trained for {', '.join(map(str, self.config.dims))}")
         return self.config.width if dim is None else dim
+
+
+def log_scale_of(config: JointConfig) -> float:
+    """Where the logarithm of the scale starts before training."""
+    return SIGLIP_LOG_SCALE if config.sigmoid else CLIP_LOG_SCALE
+
+
+def in_batches(
+    texts: Sequence[str], features: Callable[[list[str]], Tensor], project: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Embeddings e_BU of at least one text, in the order given. Texts of like length run together."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    batches = [order[start : start + TEXTS_AT_ONCE] for start in range(0, len(order), TEXTS_AT_ONCE)]
+    e_BU = torch.cat([project(features([texts[i] for i in batch])) for batch in batches])
+    back = torch.empty(len(order), dtype=torch.int64)
+    back[torch.as_tensor(order)] = torch.arange(len(order))
+    return e_BU[back.to(e_BU.device)]
 
 
 def cut(h_BU: Tensor, dim: int) -> Tensor:

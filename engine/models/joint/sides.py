@@ -1,0 +1,100 @@
+"""Half a joint model: what embeds cells without the text tower, and texts without the cell tower.
+
+A stream of cells needs no text model in every worker, and a search no cell encoder.
+Legend: C cells, B texts, U width of the common space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.encoder import Encoder
+from engine.models.errors import ModelError
+from engine.models.joint.checkpoint import TEXT, WEIGHTS
+from engine.models.joint.config import JointConfig, from_json
+from engine.models.joint.heads import head
+from engine.models.joint.model import cut, in_batches, log_scale_of
+from engine.models.joint.text_tower import TextTower, load_text_tower
+from engine.models.tokens import PackedTokens, Tokens
+from engine.models.weights import fill, read_json, read_safetensors
+
+
+class CellSide(nn.Module):
+    """The cells' projection head, for an encoder that is loaded elsewhere (`engine.models.load` opens a joint
+    model's cell tower).
+    """
+
+    def __init__(self, config: JointConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cell_head = head(config.head, config.cell_width, config.width)
+
+    @torch.no_grad()
+    def embed(self, encoder: Encoder, tokens: Tokens | PackedTokens) -> Tensor:
+        """Unit embeddings e_CU, float32, as `JointModel.embed_cells` makes them with that tower; a row of NaN
+        for a cell without tokens.
+        """
+        f_CD = encoder.embed(tokens, self.config.cell_layer, self.config.cell_pool)
+        return cut(self.cell_head(f_CD), self.config.width)
+
+
+class TextSide(nn.Module):
+    """The texts' tower and head, with the temperature."""
+
+    def __init__(self, config: JointConfig, text_tower: TextTower) -> None:
+        super().__init__()
+        self.config, self.text_tower = config, text_tower
+        self.text_head = head(config.head, config.text_width, config.width)
+        self.log_scale = nn.Parameter(torch.tensor(log_scale_of(config)))
+
+    @property
+    def temperature(self) -> float:
+        """What cosines are divided by. Frozen: nothing of a search changes it."""
+        return float((-self.log_scale.detach()).exp())
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit embeddings e_BU, float32, as `JointModel.embed_texts` makes them."""
+        if not texts:
+            return torch.zeros(0, self.config.width)
+        return in_batches(texts, lambda batch: self.text_tower(self.text_tower.tokenise(batch)), self._unit)
+
+    def _unit(self, f_BD: Tensor) -> Tensor:
+        return cut(self.text_head(f_BD), self.config.width)
+
+
+def load_config(directory: Path | str) -> JointConfig:
+    """Sizes and options of a joint model. Raises ModelError when the directory holds none."""
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"{directory}: no joint model; expected config.json, {WEIGHTS}, cell/ and text/")
+    return from_json(read_json(directory / "config.json"))
+
+
+def load_cell_side(directory: Path | str) -> CellSide:
+    """The cells' head of a joint model directory, in eval mode on the CPU; raises what `load` does."""
+    side = CellSide(load_config(directory))
+    _fill(side, Path(directory))
+    return side.eval()
+
+
+def load_text_side(directory: Path | str) -> TextSide:
+    """Text tower and head of a joint model directory, in eval mode on the CPU; raises what `load` does."""
+    directory, config = Path(directory), load_config(directory)
+    text_tower = load_text_tower(directory / TEXT, pool=config.text_pool, max_tokens=config.max_text_tokens)
+    side = TextSide(config, text_tower)
+    _fill(side, directory)
+    return side.eval()
+
+
+def _fill(side: nn.Module, directory: Path) -> None:
+    if not (directory / WEIGHTS).is_file():
+        raise ModelError(f"{directory}: {WEIGHTS} is missing")
+    wanted = {name for name in side.state_dict() if not name.startswith("text_tower.")}
+    tower = {name: part for name, part in side.state_dict().items() if name not in wanted}
+    stored = {name: part for name, part in read_safetensors(directory / WEIGHTS).items() if name in wanted}
+    fill(side, {**tower, **stored}, str(directory))
