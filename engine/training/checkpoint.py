@@ -82,8 +82,20 @@ class Checkpoints:
             )
         return None
 
-    def save(self, engine: Any, worker: Worker, groups: Groups, step: int) -> Committed:
-        """Commit the engine's state after `step` steps; keep the newest `keep` checkpoints. Collective."""
+    def at(self, step: int) -> Committed:
+        """The checkpoint after `step` steps. Raises DamagedDataset when it is not there."""
+        for committed in self._committed(self._location.list()):
+            if committed.step == step:
+                return committed
+        raise DamagedDataset(f"{self._location}: the checkpoint after {step} steps is missing.")
+
+    def save(
+        self, engine: Any, worker: Worker, groups: Groups, step: int, best: int | None = None
+    ) -> Committed:
+        """Commit the engine's state after `step` steps; keep the newest `keep` checkpoints. Collective.
+
+        best: step of a checkpoint to keep beside them.
+        """
         shapes = {name: list(place.shape) for name, place in places(engine.module).items()}
         committed = Committed(step, updates(engine), {}, shapes, state_names(engine.module))
         file = f"worker_{worker.rank:05d}.safetensors"
@@ -102,7 +114,7 @@ class Checkpoints:
         committed.files.update({name: n for share in shares for name, n in share.items()})
         if worker.leads:
             self._location.put(f"{committed.name}/{RECORD}", json.dumps(asdict(committed), indent=1).encode())
-            self._drop_old()
+            self._drop_old(best)
         dist.barrier()
         return committed
 
@@ -153,9 +165,10 @@ class Checkpoints:
             )
         return Committed(**record)
 
-    def _drop_old(self) -> None:
+    def _drop_old(self, best: int | None) -> None:
         for committed in self._committed(self._location.list())[self._keep :]:
-            self._remove(committed.name)
+            if committed.step != best:
+                self._remove(committed.name)
 
     def _remove(self, name: str) -> None:
         # The record first: a checkpoint that is losing its files must not look whole.

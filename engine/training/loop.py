@@ -13,6 +13,7 @@ import torch.distributed as dist
 from engine.training import feed
 from engine.training import output as outputs
 from engine.training.checkpoint import Checkpoints, Committed
+from engine.training.judging import Judge
 from engine.training.metrics import MetricsTable
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Batch, Recipe, Share
@@ -56,6 +57,12 @@ class Run:
         self.engine = _engine(recipe, options, self.share, worker, self.groups, self.checkpoints, newest)
         self.next_step = newest.step if newest else 0
         self.table = MetricsTable(output, self.next_step) if worker.leads else None
+        self.judge = Judge.of(recipe, output, self.next_step, worker)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step is done, or held-out examples say that more would not help."""
+        return self.next_step >= self.options.steps or (self.judge is not None and self.judge.has_enough)
 
     def batches(self) -> Iterator[Batch]:
         """Its micro-batches from the next step on."""
@@ -68,23 +75,29 @@ class Run:
         values = _step(
             self.engine, self.recipe, self.options, self.share, self.groups, stream, self.next_step
         )
+        step, self.next_step = self.next_step, self.next_step + 1
+        last = self.next_step == self.options.steps
+        judged = self.judge is not None and (last or self.judge.is_due(self.next_step))
+        if self.judge is not None and judged:
+            values |= self.judge.judge(self.engine.module, self.share, self.engine.device, self.next_step)
         if self.table is not None:
-            self.table.add(self.next_step, values)
-        self.next_step += 1
-        if self.next_step % self.options.checkpoint_every and self.next_step < self.options.steps:
+            self.table.add(step, values)
+        if not (last or judged) and self.next_step % self.options.checkpoint_every:
             return None
         # The table first: rows beyond the newest checkpoint are dropped on resume, missing ones are not
         # made up.
         if self.table is not None:
             self.table.write()
-        committed = self.checkpoints.save(self.engine, self.worker, self.groups, self.next_step)
+        best = self.judge.best_step if self.judge else None
+        committed = self.checkpoints.save(self.engine, self.worker, self.groups, self.next_step, best)
         return {"step": self.next_step, "loss": float(values["loss"])}, committed
 
     def finish(self) -> None:
         """Publish the model directory, and create the record that says that the run is done."""
         if self.table is not None:
             self.table.close()
-        _finish(self.recipe, self.options, self.output, self.worker, self.checkpoints)
+        best = self.judge.best_step if self.judge else None
+        _finish(self.recipe, self.options, self.output, self.worker, self.checkpoints, best)
 
 
 def train(
@@ -103,7 +116,7 @@ def train(
     """
     run = Run(recipe, options, output, worker, room)
     stream = run.batches()
-    while run.next_step < options.steps:
+    while not run.is_over:
         checkpoint = run.step(stream)
         if worker.leads:
             progress(run.next_step, options.steps, "steps")
@@ -146,7 +159,7 @@ def _step(
     started = time.perf_counter()
     rate = learning_rate(step, options)
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate * group["speed"]
+        group["lr"] = rate * group["speed"] * (step >= group["learns_from"])
     # Dropout must not depend on how many steps this process has done before: a resumed run draws the same.
     seed_everything(options.seed, step, share.rank)
     sums: dict[str, torch.Tensor] = {}
@@ -187,14 +200,23 @@ def _finish(
     output: Location,
     worker: Worker,
     checkpoints: Checkpoints,
+    best: int | None,
 ) -> None:
-    """Publish the model directory from the last checkpoint, and create the record that the run is done."""
+    """Publish the model directory from the best or last checkpoint, and create the record of the end."""
     peaks: list[Any] = [None] * worker.world
     dist.all_gather_object(peaks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     last = checkpoints.newest() if worker.leads else None
     if last is not None:
-        outputs.publish_model(recipe, checkpoints.stored(last), output, options)
-        outputs.record_end(output, recipe, options, peak_memory_bytes=max(peaks))
+        published = last if best is None else checkpoints.at(best)
+        outputs.publish_model(recipe, checkpoints.stored(published), output, options)
+        outputs.record_end(
+            output,
+            recipe,
+            options,
+            steps=last.step,
+            published_step=published.step,
+            peak_memory_bytes=max(peaks),
+        )
     dist.barrier()
 
 

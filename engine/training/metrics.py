@@ -40,7 +40,9 @@ class MetricsTable:
         self._rows = []
         if not rows:
             return
-        parts = [pa.Table.from_pylist(rows)]
+        # Some steps have more to tell than others; pyarrow would take the first row's columns for all.
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        parts = [pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])]
         if self._written is not None:
             parts.insert(0, self._written)
         self._written = pa.concat_tables(parts, promote_options="default")

@@ -3,6 +3,7 @@
 OUTPUT/checkpoints/plan.json    lineage, created first: a resume with another one is refused
 OUTPUT/checkpoints/step_...     see `engine.training.checkpoint`
 OUTPUT/metrics.parquet          see `engine.training.metrics`
+OUTPUT/features/                what a recipe computes once before its first step
 OUTPUT/<model files>            published together when the last step is done
 OUTPUT/training.json            created last: the run is finished
 """
@@ -23,6 +24,7 @@ from storage.protocol.lineage import plan_body, require_same_plan
 
 PLAN = "checkpoints/plan.json"
 RECORD = "training.json"
+FEATURES = "features/"
 
 
 def is_finished(output: Location, recipe: Recipe, options: TrainingOptions, *, overwrite: bool) -> bool:
@@ -66,13 +68,23 @@ def publish_model(
     publish(lambda directory: recipe.export(state, directory, options), str(output))
 
 
-def record_end(output: Location, recipe: Recipe, options: TrainingOptions, *, peak_memory_bytes: int) -> None:
-    """Create the record that marks the run as finished."""
+def record_end(
+    output: Location,
+    recipe: Recipe,
+    options: TrainingOptions,
+    *,
+    steps: int,
+    published_step: int,
+    peak_memory_bytes: int,
+) -> None:
+    """Create the record that marks the run as finished after `steps`; published_step: of the model."""
     table = read_metrics(output)
     rows = table.to_pylist() if table is not None else []
     record = {
         **plan_of(recipe, options),
-        "steps": options.steps,
+        "steps": steps,
+        "published_step": published_step,
+        "published": next((row for row in rows if row["step"] == published_step - 1), {}),
         "tokens": round(sum(row["tokens"] for row in rows)),
         "seconds": sum(row["seconds"] for row in rows),
         "final": rows[-1] if rows else {},
@@ -91,7 +103,7 @@ def read_end(output: Location) -> dict[str, Any]:
 
 def _refuse_foreign_files(output: Location) -> None:
     """A path that holds something that no training wrote is most likely a mistake, --overwrite or not."""
-    ours = (TABLE, f"{EVENTS}/", "checkpoints/", "run.json")
+    ours = (TABLE, f"{EVENTS}/", "checkpoints/", FEATURES, "run.json")
     foreign = [name for name in output.list() if not name.startswith(ours)]
     if foreign:
         raise InputError(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -107,3 +107,30 @@ class Recipe(Protocol):
 
         `options`: of the run whose end it is. For one process, which may read further examples.
         """
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """What a recipe answers beside `Recipe` when held-out examples decide which of its checkpoints is best.
+
+    A judgement is made every `judge_every` steps and after the last one, and a checkpoint with it. The run
+    ends early after `patience` judgements without a better one (0: never), and the best checkpoint is the
+    model that is published.
+    """
+
+    @property
+    def judge_every(self) -> int:
+        """Steps between judgements."""
+
+    @property
+    def patience(self) -> int:
+        """Judgements without a better one after which the run ends."""
+
+    def judge(self, module: nn.Module, share: Share, device: torch.device) -> dict[str, float]:
+        """Measures of the module as it is, among them SCORE (higher is better); the same on every worker.
+
+        Collective. May settle buffers that training does not depend on; leaves the module in training mode.
+        """
+
+
+SCORE = "held_out_score"

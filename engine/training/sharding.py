@@ -173,15 +173,22 @@ def bucket_elements(n_weights: int) -> int:
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices with weight decay, vectors without; the same order on every worker.
 
-    A weight with an attribute `speed` is in a group with others of that speed, a factor on the learning rate.
+    A weight with an attribute `speed` is in a group with others of that speed, a factor on the learning rate;
+    one with an attribute `learns_from` stands still until that step.
     """
-    groups: dict[tuple[bool, float], list[torch.Tensor]] = {(True, 1.0): [], (False, 1.0): []}
+    groups: dict[tuple[bool, float, int], list[torch.Tensor]] = {(True, 1.0, 0): [], (False, 1.0, 0): []}
     for weight in module.parameters():
         if weight.requires_grad:
-            groups.setdefault((weight.ndim >= 2, getattr(weight, "speed", 1.0)), []).append(weight)
+            speed, first = getattr(weight, "speed", 1.0), getattr(weight, "learns_from", 0)
+            groups.setdefault((weight.ndim >= 2, speed, first), []).append(weight)
     return [
-        {"params": weights, "weight_decay": weight_decay if matrices else 0.0, "speed": speed}
-        for (matrices, speed), weights in groups.items()
+        {
+            "params": weights,
+            "weight_decay": weight_decay if matrices else 0.0,
+            "speed": speed,
+            "learns_from": first,
+        }
+        for (matrices, speed, first), weights in groups.items()
         if weights
     ]
 
