@@ -1,6 +1,7 @@
 """Searches find what comparing everything finds, whichever way; conditions and shards lose nothing."""
 
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,7 @@ def test_shards_on_ray(index: VectorIndex, ray_cluster: None) -> None:
         shards = sharded._shards
         stuck = ray.remote(num_cpus=0)(Stuck).remote()
         sharded._shards = [stuck, stuck]
-        with pytest.raises(TimeoutError, match="none of 2 shards answered within 0.1 s"):
+        with pytest.raises(TimeoutError, match=r"none of 2 shards answered within 0\.1 s"):
             sharded.search(QUERIES[1], 15, timeout=0.1)
         sharded._shards = [stuck, shards[1]]
         found = sharded.search(QUERIES[1], 15, timeout=5)

@@ -59,7 +59,7 @@ def test_the_sides_are_the_model(joint_model):
     asked = ["T cells", "a sample of blood", ""]
     np.testing.assert_array_equal(texts.embed_texts(asked).numpy(), whole.embed_texts(asked).numpy())
     assert texts.embed_texts([]).shape == (0, 24)
-    assert texts.temperature == pytest.approx(1 / float(whole.scale), rel=1e-6)
+    assert texts.temperature == pytest.approx(1 / float(whole.scale.detach()), rel=1e-6)
 
 
 def test_a_plain_encoder_is_no_joint_model(tahoe_model, small_store):
