@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import count, groupby
+from itertools import count, cycle, groupby
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from storage.cell_order import BLOCK_CELLS, BUFFER_CELLS, Balance, CellOrder
-from storage.cells import CellRows, CellStore
+from storage.cells import CellRows, CellStore, RowMemory
 from storage.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
@@ -55,13 +55,23 @@ class ShuffledCells:
         temperature: float = 1.0,
         buffer: int = BUFFER_CELLS,
         block: int = BLOCK_CELLS,
+        chosen: Int64 | None = None,
     ) -> None:
         """batch: cells of all workers together. n_cells: read only so many from the store's start.
-        balance: obs column, see `Balance`. buffer, block: cells, see `CellOrder`."""
+        balance: obs column, see `Balance`. buffer, block: cells, see `CellOrder`. chosen: read only these
+        rows of the store, which ascend."""
         self.store = store
         n_cells = n_cells or store.n_cells
-        labels = None if balance is None else balance_of(store, balance, temperature, n_cells)
-        self.order = CellOrder(n_cells, seed, batch=batch, buffer=buffer, block=block, balance=labels)
+        labels = None if balance is None else balance_of(store, balance, temperature, n_cells, chosen)
+        self.order = CellOrder(
+            n_cells if chosen is None else len(chosen),
+            seed,
+            batch=batch,
+            buffer=buffer,
+            block=block,
+            balance=labels,
+            chosen=chosen,
+        )
 
     def batches(self, position: int = 0, rank: int = 0, world: int = 1) -> Iterator[CellRows]:
         """This worker's part of every batch from `position` (the start of a batch) on."""
@@ -78,14 +88,20 @@ class ShuffledCells:
         """The cells of each range of positions. A buffer's worth is read at once, and the next one meanwhile:
         two are in memory."""
         windows = groupby(ranges, key=lambda positions: positions[0] // self.order.window)
+        memories = cycle((RowMemory(), RowMemory()))
         with ThreadPoolExecutor(1, thread_name_prefix="shuffled-cells") as reader:
             ahead = None
             for _, group in windows:
-                now, ahead = ahead, reader.submit(_Window.read, self.store, self.order, list(group))
+                now, ahead = ahead, reader.submit(self._window, list(group), next(memories))
                 if now is not None:
                     yield from now.result().parts()
             if ahead is not None:
                 yield from ahead.result().parts()
+
+    def _window(self, ranges: list[tuple[int, int]], memory: RowMemory) -> _Window:
+        cells = [self.order.cells(start, stop) for start, stop in ranges]
+        rows, places = _distinct(self.store, np.concatenate(cells), memory)
+        return _Window(rows, np.split(places, np.cumsum([len(part) for part in cells])[:-1]))
 
     def state(self, position: int, world: int = 1) -> ReadingState:
         """After the first `position` cells were handed out."""
@@ -113,11 +129,15 @@ class ShuffledCells:
         return state.position
 
 
-def balance_of(store: CellStore, column: str, temperature: float, n_cells: int) -> Balance:
-    """Of the store's first cells by a column of its obs. Raises InputError for one it does not have."""
+def balance_of(
+    store: CellStore, column: str, temperature: float, n_cells: int, chosen: Int64 | None = None
+) -> Balance:
+    """Of the store's first cells, or the chosen rows, by a column of its obs. Raises InputError for one it
+    does not have."""
     if column not in store.obs_columns:
         raise InputError(f"{store.location}: obs has no {column!r}; it has {', '.join(store.obs_columns)}")
-    return Balance(store.obs([column])[column].iloc[:n_cells], temperature)
+    labels = store.obs([column])[column]
+    return Balance(labels.iloc[:n_cells] if chosen is None else labels.iloc[chosen], temperature)
 
 
 @dataclass(frozen=True)
@@ -127,12 +147,6 @@ class _Window:
     rows: CellRows
     cells: list[Int64]
 
-    @classmethod
-    def read(cls, store: CellStore, order: CellOrder, ranges: list[tuple[int, int]]) -> _Window:
-        cells = [order.cells(start, stop) for start, stop in ranges]
-        rows, places = _distinct(store, np.concatenate(cells))
-        return cls(rows, np.split(places, np.cumsum([len(part) for part in cells])[:-1]))
-
     def parts(self) -> Iterator[CellRows]:
         for cells in self.cells:
             yield _selected(self.rows, cells)
@@ -140,7 +154,7 @@ class _Window:
 
 def read_cells(store: CellStore, cells: Int64) -> CellRows:
     """Counts of these store rows, in this order and as often as asked; reads each row of the store once."""
-    rows, places = _distinct(store, cells)
+    rows, places = _distinct(store, cells, RowMemory())
     return _selected(rows, places)
 
 
@@ -153,12 +167,12 @@ def runs(cells: Int64) -> list[tuple[int, int]]:
     return [(int(first), int(last) + 1) for first, last in zip(firsts, lasts, strict=True)]
 
 
-def _distinct(store: CellStore, cells: Int64) -> tuple[CellRows, Int64]:
+def _distinct(store: CellStore, cells: Int64, memory: RowMemory) -> tuple[CellRows, Int64]:
     """The cells without repeats, and the row of each of `cells` among them."""
     distinct, places = np.unique(cells, return_inverse=True)
     # As narrow as it can be: the rows are copied once more, and memory is what that costs.
     gene_type = np.uint16 if store.n_genes <= 1 << 16 else np.int32
-    return store.read_ranges(runs(distinct), gene_type), places
+    return store.read_ranges(runs(distinct), gene_type, memory), places
 
 
 def _selected(rows: CellRows, places: Int64) -> CellRows:

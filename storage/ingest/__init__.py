@@ -47,7 +47,7 @@ __all__ = [
 SHARD_CELLS = 131_072
 # Raise when the same input would give other bytes: resuming a store begun by an older version is then
 # refused.
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 Run = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]
 """`run(function, arguments)` -> results in the order of `arguments`."""

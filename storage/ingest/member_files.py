@@ -13,7 +13,7 @@ import pandas as pd
 import zarr
 from scipy import sparse
 
-from storage.shards import Put, ShardedArrayWriter, put_single_chunk
+from storage.shards import COUNTS, GENES, Put, ShardedArrayWriter, put_single_chunk
 
 
 def group_metadata(attributes: Mapping[str, Any]) -> bytes:
@@ -27,8 +27,8 @@ class CountsWriter:
     def __init__(self, group: str, n_genes: int, dtype: npt.DTypeLike, put: Put) -> None:
         self.group, self.n_genes = group, n_genes
         self._put = put
-        self._data = ShardedArrayWriter(f"{group}/X/data", dtype, put)
-        self._indices = ShardedArrayWriter(f"{group}/X/indices", gene_dtype(n_genes), put)
+        self._data = ShardedArrayWriter(f"{group}/X/data", dtype, COUNTS, put)
+        self._indices = ShardedArrayWriter(f"{group}/X/indices", gene_dtype(n_genes), GENES, put)
         self._lengths: list[npt.NDArray[np.int64]] = []
         self._totals: list[npt.NDArray[np.int64]] = []
 
@@ -44,7 +44,7 @@ class CountsWriter:
         self._data.close()
         self._indices.close()
         indptr = np.concatenate([[0], np.cumsum(self.genes_per_cell)]).astype(np.int64)
-        put_single_chunk(f"{self.group}/X/indptr", indptr, self._put)
+        put_single_chunk(f"{self.group}/X/indptr", indptr, COUNTS, self._put)
         shape = [len(indptr) - 1, self.n_genes]
         encoding = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape}
         self._put(f"{self.group}/X/zarr.json", group_metadata(encoding))

@@ -28,7 +28,7 @@ ABOUT = """The `cache` stream on synthetic cells and random Tahoe-x1 encoders, o
 Efficiency: how many times the cells/s of one encoder (or of one machine made of namespaces, one CPU each)
 two of them reach, over how many times those of one plain process two plain processes reach that run the
 same stages at the same time: virtual cores share what they are made of. Of the second half of the members,
-when all encoders have started; wall time, interleaved.
+when all encoders have started; wall time.
 Cost: CPU-seconds of the driver, Ray's processes and the encoder together, from the first commit to the
 last; what was spent before is reported as start-up. Cells of 100 genes and the smallest encoder, so that
 what is not encoding shows.
@@ -36,8 +36,9 @@ Ray's share: that cost against the same stages called one after the other in one
 member; per cell it is given for a member as `cache` makes them, 256 cells of 1,024 tokens."""
 
 GENES = [f"ENSG{number:011d}" for number in range(2_000)]
-# Members small enough that runs of a minute have many of them.
-SMALL_SHARD, SHARD_TOKENS = 2_048, 8_192
+# Members small enough that runs of a minute have many of them: a sixteenth of what `cache` makes, so that
+# what Ray costs a member weighs sixteen times as much as it does there.
+SMALL_SHARD, SMOKE_SHARD, SHARD_TOKENS = TOKENS_PER_SHARD // 16, 2_048, 8_192
 GENES_PER_CELL, TOKENS_PER_CELL = 100, 1_024
 
 
@@ -80,61 +81,50 @@ def steady_rate(output: Path, cells: int) -> float:
     return cells * (len(half) - 1) / len(times) / (half[-1] - half[0])
 
 
-def with_actors(inputs: Inputs, scratch: Path, repeats: int) -> dict[int, float]:
+def with_actors(inputs: Inputs, shard_tokens: int, scratch: Path) -> dict[int, float]:
     """Cells per second by number of encoders."""
-    best = {1: 0.0, 2: 0.0}
-    for repeat in range(repeats):
-        for actors in best:
-            output = scratch / f"actors{actors}.{repeat}"
-            encode(
-                inputs,
-                product(SMALL_SHARD),
-                Location.of(output),
-                recipe=Recipe(512),
-                workers=Workers(actors=actors),
-            )
-            best[actors] = max(best[actors], steady_rate(output, inputs.n_cells))
-    return best
+    rates = {}
+    for actors in (1, 2):
+        output = scratch / f"actors{actors}"
+        workers = Workers(actors=actors)
+        encode(inputs, product(shard_tokens), Location.of(output), recipe=Recipe(512), workers=workers)
+        rates[actors] = steady_rate(output, inputs.n_cells)
+    return rates
 
 
-def with_processes(store: Path, model: Path, scratch: Path, repeats: int) -> dict[int, float]:
+def with_processes(store: Path, model: Path, shard_tokens: int, scratch: Path) -> dict[int, float]:
     """Cells per second by number of plain processes."""
-    best = {1: 0.0, 2: 0.0}
-    for repeat in range(repeats):
-        for n in best:
-            rate = cells_per_second(
-                n, store, model, product(SMALL_SHARD), Recipe(512), scratch / f"bare{n}.{repeat}"
-            )
-            best[n] = max(best[n], rate)
-    return best
+    return {
+        n: cells_per_second(n, store, model, product(shard_tokens), Recipe(512), scratch / f"bare{n}")
+        for n in (1, 2)
+    }
 
 
-def with_machines(store: Path, model: Path, scratch: Path, n_cells: int, repeats: int) -> dict[int, float]:
+def with_machines(
+    store: Path, model: Path, shard_tokens: int, scratch: Path, n_cells: int
+) -> dict[int, float]:
     """Cells per second by number of machines; nothing where namespaces are not allowed."""
     lacking = why_not()
     if lacking:
         print(f"1 -> 2 machines: not measured, {lacking}", file=sys.stderr)
         return {}
-    best = {1: 0.0, 2: 0.0}
+    rates = {}
     (scratch / "cluster").mkdir()
     cluster = NamespaceCluster(scratch / "cluster")
     try:
-        for repeat in range(repeats):
-            for machines in best:
-                while len(cluster.nodes) > machines:
-                    cluster.drain(cluster.nodes[max(cluster.nodes)])
-                cluster.up(machines)
-                output = scratch / f"machines{machines}.{repeat}"
-                flags = ["--cells", store, "--model", model, "--hooks", "final", "--output", output]
-                command = [sys.executable, "-m", "jobs.cache", *map(str, flags)]
-                sizing = ["--shard-tokens", str(SMALL_SHARD), "--address", cluster.address]
-                code, messages = finish(cluster.start(cluster.nodes[1], [*command, *sizing]))
-                if code:
-                    raise RuntimeError(messages)
-                best[machines] = max(best[machines], steady_rate(output, n_cells))
+        for machines in (1, 2):
+            cluster.up(machines)
+            output = scratch / f"machines{machines}"
+            flags = ["--cells", store, "--model", model, "--hooks", "final", "--output", output]
+            command = [sys.executable, "-m", "jobs.cache", *map(str, flags)]
+            sizing = ["--shard-tokens", str(shard_tokens), "--address", cluster.address]
+            code, messages = finish(cluster.start(cluster.nodes[1], [*command, *sizing]))
+            if code:
+                raise RuntimeError(messages)
+            rates[machines] = steady_rate(output, n_cells)
     finally:
         cluster.down()
-    return best
+    return rates
 
 
 def efficiency(name: str, ours: dict[int, float], bare: dict[int, float], target: float) -> Figure:
@@ -238,14 +228,14 @@ def start_up_figure(start_up: dict[int, float]) -> Figure:
 
 
 def measure(scratch: Path, smoke: bool) -> list[Figure]:
-    n_cells, repeats = (96, 1) if smoke else (1_536, 1)
+    n_cells, shard_tokens = (96, SMOKE_SHARD) if smoke else (4_096, SMALL_SHARD)
     store, model = cell_store(scratch, n_cells, 256), encoder(scratch, 128, 3)
-    bare = with_processes(store, model, scratch, repeats)
-    machines = with_machines(store, model, scratch, n_cells, repeats)
+    bare = with_processes(store, model, shard_tokens, scratch)
+    machines = with_machines(store, model, shard_tokens, scratch, n_cells)
     figures = [efficiency("machines", machines, bare, 0.8)] if machines else []
     # Two encoders of one thread and what feeds them.
     with ray_session.connect("local", num_cpus=2):
-        actors = with_actors(Inputs.open(str(store), str(model)), scratch, repeats)
+        actors = with_actors(Inputs.open(str(store), str(model)), shard_tokens, scratch)
         return [efficiency("encoders", actors, bare, 0.85), *figures, *with_cells(scratch, smoke)]
 
 

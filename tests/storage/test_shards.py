@@ -10,14 +10,14 @@ import zarr
 from storage.errors import DamagedDataset
 from storage.locations import Location
 from storage.shard_reading import ShardedArray, read_single_chunk
-from storage.shards import CHUNK_ELEMENTS, ShardedArrayWriter, put_single_chunk
+from storage.shards import CHUNK_ELEMENTS, COUNTS, GENES, ShardedArrayWriter, put_single_chunk
 
 SHARD = 4 * CHUNK_ELEMENTS
 
 
 def write(root: Path, values: np.ndarray, pieces: int = 7) -> Location:
     location = Location.of(root)
-    writer = ShardedArrayWriter("X/data", values.dtype, location.put, shard_elements=SHARD)
+    writer = ShardedArrayWriter("X/data", values.dtype, GENES, location.put, shard_elements=SHARD)
     for part in np.array_split(values, pieces):
         writer.append(part)
     writer.close()
@@ -105,7 +105,7 @@ def test_truncated_shard_is_an_error_by_name(tmp_path: Path, values: np.ndarray)
 
 def test_single_chunk_array(tmp_path: Path) -> None:
     location, indptr = Location.of(tmp_path), np.cumsum(np.arange(1000, dtype=np.int64))
-    put_single_chunk("indptr", indptr, location.put)
+    put_single_chunk("indptr", indptr, COUNTS, location.put)
     assert np.array_equal(zarr.open_array(tmp_path / "indptr", mode="r")[:], indptr)
     assert np.array_equal(read_single_chunk(location, "indptr"), indptr)
     location.delete("indptr/c/0")
