@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import xxhash
 
 from storage.errors import InputError
 
@@ -81,11 +82,17 @@ class CellOrder:
         buffer: int = BUFFER_CELLS,
         block: int = BLOCK_CELLS,
         balance: Balance | None = None,
+        chosen: Int64 | None = None,
     ) -> None:
+        """chosen: the store rows that are drawn, `n_cells` of them; None for the first `n_cells`. `balance`
+        is of these cells."""
         if n_cells < 1:
             raise InputError("there are no cells to put into an order")
         if balance is not None and len(balance.codes) != n_cells:
             raise ValueError(f"{n_cells} cells, but labels of {len(balance.codes)}")
+        if chosen is not None and len(chosen) != n_cells:
+            raise ValueError(f"{n_cells} cells, but {len(chosen)} are chosen")
+        self.chosen = chosen
         self.n_cells, self.seed, self.batch, self.block, self.balance = n_cells, seed, batch, block, balance
         self.buffer = buffer
         self.epoch_cells = balance.epoch_cells(buffer) if balance else n_cells
@@ -107,6 +114,7 @@ class CellOrder:
             "buffer": self.buffer,
             "block": self.block,
             "balance": [balance.column, str(balance.temperature)] if balance else None,
+            **({} if self.chosen is None else {"chosen": xxhash.xxh3_128_hexdigest(self.chosen.tobytes())}),
         }
 
     def cells(self, start: int, stop: int) -> Int64:
@@ -116,7 +124,8 @@ class CellOrder:
             number, first = divmod(start, self.window)
             parts.append(_window(self, number)[first : first + stop - start])
             start += len(parts[-1])
-        return np.concatenate(parts)
+        cells = np.concatenate(parts)
+        return cells if self.chosen is None else self.chosen[cells]
 
     def draw_window(self, number: int) -> Int64:
         """Store rows of window `number`; `cells` remembers the last two."""

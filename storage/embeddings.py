@@ -29,6 +29,7 @@ from storage.locations import Location
 
 KIND = "embeddings"
 _CRC_BYTES = 4
+_CHECKED_BYTES = 16 << 20
 _LITTLE = np.dtype("<f4")
 
 Float32 = npt.NDArray[np.float32]
@@ -98,6 +99,7 @@ class Embeddings:
         self.n_cells: int = snapshot.facts["n_cells"]
         self.width: int = snapshot.facts["width"]
         self.chunk_cells: int = snapshot.facts["chunk_cells"]
+        self._chunks: dict[int, Float32] = {}
 
     @classmethod
     def open(cls, path: Location | str) -> Embeddings:
@@ -120,6 +122,21 @@ class Embeddings:
             e_CD[lower - start : upper - start] = self._chunk(number)[lower - first : upper - first]
         return e_CD
 
+    def rows(self, cells: npt.NDArray[np.integer[Any]]) -> Float32:
+        """The rows of these cells, float32 `[C, D]`, in this order and as often as asked.
+
+        Chunks in a local directory are mapped and checked once, so that training may ask for any rows
+        without holding all of them; of an object store the chunks asked for are kept in memory.
+        """
+        numbers, within = np.divmod(np.asarray(cells, np.int64), self.chunk_cells)
+        if len(numbers) and not 0 <= int(cells.min()) <= int(cells.max()) < self.n_cells:
+            raise IndexError(f"rows {cells.min()} to {cells.max()} of {self.n_cells}")
+        e_CD = np.empty((len(numbers), self.width), dtype=np.float32)
+        for number in np.unique(numbers):
+            places = np.flatnonzero(numbers == number)
+            e_CD[places] = self._kept(int(number))[within[places]]
+        return e_CD
+
     @cached_property
     def X(self) -> Float32:  # noqa: N802 - AnnData's name for it
         """All rows, float32 `[C, D]`, read once and kept."""
@@ -137,9 +154,22 @@ class Embeddings:
     def __reduce__(self) -> tuple[Any, ...]:
         return Embeddings, (self.snapshot,)
 
+    def _kept(self, number: int) -> Float32:
+        """The chunk, mapped where it is a local file."""
+        if number not in self._chunks:
+            directory = self.snapshot.location.local
+            if directory is None:
+                self._chunks[number] = self._chunk(number)
+            else:
+                content = np.memmap(directory / chunk_name(str(number)), mode="r")
+                self._chunks[number] = self._checked(chunk_name(str(number)), content.data)
+        return self._chunks[number]
+
     def _chunk(self, number: int) -> Float32:
         name = chunk_name(str(number))
-        content = self.snapshot.read(name)
+        return self._checked(name, memoryview(self.snapshot.read(name)))
+
+    def _checked(self, name: str, content: memoryview) -> Float32:
         payload, checksum = content[:-_CRC_BYTES], content[-_CRC_BYTES:]
         if _checksum(payload) != checksum:
             raise DamagedDataset(f"{self.snapshot.location}/{name}: crc32c does not match its content")
@@ -156,8 +186,12 @@ class Embeddings:
         return read_elem(zarr.open_group(store, path=element, mode="r"))
 
 
-def _checksum(payload: bytes) -> bytes:
-    return int(google_crc32c.value(payload)).to_bytes(_CRC_BYTES, "little")
+def _checksum(payload: bytes | memoryview) -> bytes:
+    crc = 0
+    # Piece by piece: the library takes bytes only, and a mapped chunk is not to be in memory as a whole.
+    for start in range(0, len(payload), _CHECKED_BYTES):
+        crc = google_crc32c.extend(crc, bytes(payload[start : start + _CHECKED_BYTES]))
+    return int(crc).to_bytes(_CRC_BYTES, "little")
 
 
 def _chunk_shape(dataset: Dataset) -> tuple[int, int]:

@@ -134,3 +134,12 @@ def test_a_temperature_below_one_is_refused() -> None:
     for temperature in (0.5, 0, -1, float("nan")):
         with pytest.raises(InputError, match="at least 1"):
             Balance(labels(5, 5), temperature)
+
+
+def test_chosen_rows_are_drawn_and_no_others() -> None:
+    rows = np.arange(5, 405, 4)
+    order = CellOrder(len(rows), seed=3, batch=20, block=8, buffer=40, chosen=rows)
+    assert np.array_equal(np.sort(order.cells(0, len(rows))), rows)
+    assert order.lineage() != CellOrder(len(rows), seed=3, batch=20, block=8, buffer=40).lineage()
+    with pytest.raises(ValueError, match="are chosen"):
+        CellOrder(7, seed=3, chosen=rows)

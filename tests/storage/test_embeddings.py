@@ -154,3 +154,28 @@ def test_what_does_not_fit_is_refused(near_place: Location) -> None:
     empty = Dataset.plan(near_place / "empty", kind=embeddings.KIND, lineage={}, members=[])
     with pytest.raises(InputError, match="no cells"):
         embeddings.finish_embeddings(empty, observations(0))
+
+
+def test_any_rows_in_any_order(tmp_path: Path) -> None:
+    e_CD = matrix()
+    for place in (Location.of(tmp_path / "local"), Location.of("memory://rows-of-embeddings")):
+        dataset = write(place, e_CD)
+        embeddings.finish_embeddings(dataset, observations())
+        stored = Embeddings.open(place)
+        cells = np.array([22, 0, 9, 9, 16, 3])
+        assert np.array_equal(stored.rows(cells), e_CD[cells], equal_nan=True)
+        assert stored.rows(np.array([], np.int64)).shape == (0, WIDTH)
+        with pytest.raises(IndexError):
+            stored.rows(np.array([0, N_CELLS]))
+
+
+def test_damage_is_found_when_a_chunk_is_mapped(tmp_path: Path) -> None:
+    embeddings.finish_embeddings(write(Location.of(tmp_path), matrix()), observations())
+    chunk = tmp_path / embeddings.chunk_name("1")
+    content = bytearray(chunk.read_bytes())
+    content[7] ^= 1
+    chunk.write_bytes(content)
+    stored = Embeddings.open(tmp_path)
+    assert stored.rows(np.array([0])).shape == (1, WIDTH)
+    with pytest.raises(DamagedDataset, match="X/c/1/0"):
+        stored.rows(np.array([CHUNK]))

@@ -14,6 +14,7 @@ from engine.models.joint.model import JointModel
 from engine.models.joint.objective import ObjectiveOptions, TrainingModule
 from engine.models.joint.scoring import TEMPLATES, group_means, prompts, scores
 from engine.models.joint.sides import CellSide, TextSide, load_cell_side, load_config, load_text_side
+from engine.models.joint.standardising import StandardisedHead, fold, standardise
 from engine.models.joint.text_tower import TextTokens, TextTower, load_text_tower
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "JointConfig",
     "JointModel",
     "ObjectiveOptions",
+    "StandardisedHead",
     "TextSide",
     "TextTokens",
     "TextTower",
@@ -29,6 +31,7 @@ __all__ = [
     "contrastive_loss",
     "create",
     "features_in_chunks",
+    "fold",
     "gather_rows",
     "group_means",
     "info_nce",
@@ -44,4 +47,5 @@ __all__ = [
     "scores",
     "set_learning",
     "sigmoid_loss",
+    "standardise",
 ]

@@ -63,13 +63,22 @@ class TrainingModule(nn.Module):
 
         batch: `captions_B`, a number per caption, the same on all ranks. Cells as `ids_T`, `values_T`,
         `offsets`, or as `cell_features_BD` computed before. Texts as `text_ids_BS`, `text_mask_BS`, or as
-        `text_features_BD`. Optionally `cell_weights_B`, `text_weights_B`.
+        `text_features_BD`; with `text_of_pair_B` these are rows of distinct texts, and it says which of them
+        is each pair's. Optionally `cell_weights_B`, `text_weights_B`.
         Metrics: loss, scale, and both directions' share of pairs whose best partner is a positive.
         """
+        cells_BD, texts_BD = self._cell_features(batch), self._text_features(batch)
+        if "text_of_pair_B" in batch:
+            texts_BD = texts_BD[batch["text_of_pair_B"]]
+        # Only towers compute in bfloat16 where autocast asks for it: at scale 100 its cosines tell nothing.
+        with torch.autocast(batch["captions_B"].device.type, enabled=False):
+            return self._loss(batch, cells_BD.float(), texts_BD.float())
+
+    def _loss(self, batch: dict[str, Tensor], cells_BD: Tensor, texts_BD: Tensor) -> Loss:
         model, options = self.model, self.options
         # Gathered before the heads, not behind them: a BatchNorm there must see the whole batch.
-        cells_BU = model.project_cells(gather_rows(self._cell_features(batch)))
-        texts_BU = model.project_texts(gather_rows(self._text_features(batch)))
+        cells_BU = model.project_cells(gather_rows(cells_BD))
+        texts_BU = model.project_texts(gather_rows(texts_BD))
         captions_B = gather_rows(batch["captions_B"])
         same_BB = same_caption(captions_B)
         pair_BB = torch.eye(len(captions_B), dtype=torch.bool, device=captions_B.device)
