@@ -44,9 +44,9 @@ def test_output_and_all_gradients(golden: Golden) -> None:
     y_BLD = block(x_BLD)
     assert_near(y_BLD, arrays["y"], 1e-6)
     (y_BLD * torch.tensor(arrays["w"])).sum().backward()
-    assert_near(x_BLD.grad, arrays["grad_x"], 1e-6)
+    assert_near(x_BLD.grad, arrays["grad_x"], 1e-5)
     for name, parameter in block.named_parameters():
-        assert_near(parameter.grad, arrays[f"grad.{name}"], 3e-6)
+        assert_near(parameter.grad, arrays[f"grad.{name}"], 2e-5)
 
 
 @torch.no_grad()
