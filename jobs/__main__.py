@@ -17,6 +17,7 @@ JOBS = {
     "attribute": "which features an encoder's loss, predictions or embedding rest on",
     "steer": "edit features while cells are encoded -> effects on genes and cells",
     "compare-saes": "sparse autoencoders -> which features they share, stability over seeds",
+    "evaluate-perturbation": "predicted against real perturbations -> metrics, beside baselines",
     "convert": "others' checkpoints -> model directory: CellWhisperer, Geneformer, Tahoe-x1, sae-genomics",
     "index": "embeddings -> vector index",
     "search": "vector index -> the cells most like given cells",

@@ -1,0 +1,1 @@
+"""Scoring predictions of perturbations against real cells, always beside what needs no model."""
