@@ -21,6 +21,7 @@ JOBS = {
     "convert": "others' checkpoints -> model directory: CellWhisperer, Geneformer, Tahoe-x1, sae-genomics",
     "index": "embeddings -> vector index",
     "search": "vector index -> the cells most like given cells",
+    "annotate": "cells + joint model -> h5ad for CELLxGENE: map, clusters, labels, captions",
     "inspect": "say what a dataset or model directory is, and verify it",
     "demo": "the whole street on real cells, and a page to look at",
 }

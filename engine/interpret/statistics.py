@@ -37,18 +37,33 @@ def fisher_greater(in_hits: Int64, in_total: Int64, out_hits: Int64, out_total: 
     return np.clip(np.where(in_hits == 0, 1.0, p), 0.0, 1.0)
 
 
-def benjamini_hochberg(p: Float64) -> Float64:
+def benjamini_hochberg(p: Float64, count: Int64 | None = None) -> Float64:
     """False discovery rate of each p value (Benjamini and Hochberg 1995), over all of them, whatever their
-    shape."""
+    shape.
+
+    count: how many tests have each p value (same shape; default one). Millions of tests with few distinct
+    p values are corrected through their counts, and counts of shards add up exactly.
+    """
     flat = p.ravel()
     if flat.size == 0:
         return p.astype(np.float64)
     order = np.argsort(flat, kind="stable")
-    scaled = flat[order] * flat.size / np.arange(1, flat.size + 1)
+    tests = np.ones(flat.size, np.int64) if count is None else count.ravel()
+    rank = np.cumsum(tests[order])
+    # What no test has takes the rate of the tests above it.
+    scaled = np.full(flat.size, np.inf)
+    np.divide(flat[order] * float(rank[-1]), rank, out=scaled, where=tests[order] > 0)
     adjusted = np.minimum.accumulate(scaled[::-1])[::-1]
     q = np.empty(flat.size)
     q[order] = np.minimum(adjusted, 1.0)
     return q.reshape(p.shape)
+
+
+def benjamini_yekutieli(q: Float64, tests: int) -> Float64:
+    """False discovery rates that hold whatever the dependence between `tests` tests (Benjamini and Yekutieli
+    2001), from those of `benjamini_hochberg`."""
+    harmonic = special.digamma(tests + 1) + np.euler_gamma
+    return np.minimum(q * harmonic, 1.0)
 
 
 @dataclass(frozen=True)
