@@ -7,6 +7,7 @@ committed member intact.
 import contextlib
 import os
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,7 @@ def test_a_store_that_goes_down(faulty_store, remote, slow_model, quiet):
     running = start(command, SYNCYTIUM_STORE_ATTEMPTS="4")
     while not any("member-" in name for name in Location.of(f"{remote}/cache").list()):
         assert running.poll() is None, finish(running)[1]
+        time.sleep(0.2)  # the store answers in this process, and has the job to serve
     faulty_store.trouble = {"SlowDown": 1.0}
     code, messages = finish(running)
     assert code == 1, messages

@@ -1,6 +1,8 @@
 """What of a checkpoint is read: nothing, everything, or one rank's part."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from engine import models
 from engine.models import TensorShard, weights
 from engine.models.errors import ModelError
+from tests.conftest import REPOSITORY
 from tests.models.small_models import small_geneformer, small_tahoe
 
 ENCODERS = {"tahoe": small_tahoe, "geneformer": small_geneformer}
@@ -60,6 +63,19 @@ def test_an_encoder_without_weights_is_still_held_to_its_file(directory: Path) -
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(ModelError, match=r"model.safetensors: damaged"):
         models.load(directory, weights=False)
+
+
+def test_loading_does_not_import_the_compiler_of_pytorch(tmp_path: Path) -> None:
+    """It takes a second, which every job and every worker that loads an encoder would spend."""
+    for name, encoder in ENCODERS.items():
+        models.save(encoder(), tmp_path / name)
+    code = (
+        "import sys; from engine import models\n"
+        "for directory in sys.argv[1:]: models.load(directory)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    directories = [str(tmp_path / name) for name in ENCODERS]
+    assert subprocess.run([sys.executable, "-c", code, *directories], cwd=REPOSITORY).returncode == 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

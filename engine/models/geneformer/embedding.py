@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.geneformer.config import GeneformerConfig
+from engine.models.layers.embedding import Embedding
 from engine.models.layers.precision import LayerNorm
 
 
@@ -17,10 +18,10 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: GeneformerConfig) -> None:
         super().__init__()
-        self.words = nn.Embedding(config.vocab_size, config.d_model)
-        self.positions = nn.Embedding(config.max_tokens, config.d_model)
+        self.words = Embedding(config.vocab_size, config.d_model)
+        self.positions = Embedding(config.max_tokens, config.d_model)
         # All tokens are of type 0; the table is kept so that checkpoints keep their meaning.
-        self.types = nn.Embedding(config.type_vocab_size, config.d_model)
+        self.types = Embedding(config.type_vocab_size, config.d_model)
         self.norm = LayerNorm(config.d_model, config.norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
 

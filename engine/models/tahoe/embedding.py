@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.layers.activation import activation
+from engine.models.layers.embedding import Embedding
 from engine.models.layers.precision import LayerNorm, Linear
 from engine.models.tahoe.config import ChemicalConfig, TahoeConfig
 
@@ -23,7 +24,7 @@ class GeneEmbedding(nn.Module):
 
     def __init__(self, config: TahoeConfig) -> None:
         super().__init__()
-        self.table = nn.Embedding(config.vocab_size, config.d_model)
+        self.table = Embedding(config.vocab_size, config.d_model)
         self.norm = LayerNorm(config.d_model, config.norm_eps) if config.gene_use_norm else nn.Identity()
 
     def forward(self, ids_T: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class DrugEmbedding(nn.Module):
     def __init__(self, config: TahoeConfig, chemical: ChemicalConfig) -> None:
         super().__init__()
         self.activation = activation(chemical.activation)
-        self.table = nn.Embedding(chemical.n_drugs, chemical.n_bits, padding_idx=0)
+        self.table = Embedding(chemical.n_drugs, chemical.n_bits, padding_idx=0)
         self.linear1 = Linear(chemical.n_bits, config.d_model)
         self.linear2 = Linear(config.d_model, config.d_model)
         self.norm = LayerNorm(config.d_model, config.norm_eps)

@@ -17,6 +17,7 @@ from engine.models.encoder import Encoder, EncoderOutput, HookRecorder, Interven
 from engine.models.errors import ModelError
 from engine.models.layers.activation import activation
 from engine.models.layers.attention import attend
+from engine.models.layers.embedding import Embedding
 from engine.models.layers.linear import linear
 from engine.models.layers.precision import LayerNorm, Linear
 from engine.models.layout import CellLayout, KeptRows
@@ -148,7 +149,7 @@ class TahoeEncoder(Encoder):
         self.default_layer, self.default_pool, self.unit_embeddings = config.n_layers - 1, "cls", True
         self.genes = GeneEmbedding(config)
         self.values = ValueEmbedding(config)
-        self.flag = nn.Embedding(2, config.d_model)
+        self.flag = Embedding(2, config.d_model)
         self.drugs = DrugEmbedding(config, config.chemical) if config.chemical else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         pre_norm = config.norm_scheme == "pre"
