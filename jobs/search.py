@@ -1,29 +1,41 @@
-"""`syncytium search`: the cells of an index that are most like given cells."""
+"""`syncytium search`: the cells of an index that are most like a text or given cells; phrases for cells."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.anatomy import JobOptions, Outcome, launch
 from storage.errors import InputError
 from storage.locations import Location
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from engine.retrieval.search import Found, Searcher
+    from engine.retrieval.calibration import Calibration
+    from engine.retrieval.queries import Query
+    from engine.retrieval.search import Searcher
+    from storage.phrases import PhraseBank
 
 
 @dataclass(kw_only=True)
 class Options(JobOptions):
-    """Find the cells of an index that are nearest to a query. A condition compares columns of the cells with
-    values, say "tissue in ('lung', 'blood') and n_genes > 500"; `name` is a cell's name, `row` its number."""
+    """Find the cells of an index that are nearest to a query: a text, cells of the index, or other cells; or
+    the phrases nearest to cells. A condition compares columns of the cells with values, say "tissue in
+    ('lung', 'blood') and n_genes > 500"; `name` is a cell's name, `row` its number."""
 
     index: str
     """Vector index, as `index` writes it."""
+    query: str | None = None
+    """A text, for an index made with a joint model. Phrases with signs and weights are added up:
+    "T cell +2*activated -naive", "B cells MINUS plasma cells"; what is in double quotes is taken as it is."""
+    joint: str | None = None
+    """With --query: where the index's joint model lies, if not where it lay when the index was made."""
+    template: str | None = None
+    """With --query: puts each phrase into words, a text with {} or a name: celltype, tissue, disease ..."""
+    phrases: str | None = None
+    """Phrase bank, as `phrases` writes it. With cells as the query, its phrases are the answers (and --filter
+    is on library, term, text); with --query, it tells whether the text is about something it knows."""
     cells_query: str | None = None
     """The query is the mean of the cells of the index that pass this condition; they are not answers."""
     minus: str | None = None
@@ -41,38 +53,133 @@ class Options(JobOptions):
     """auto: the cheapest way that was measured to lose nothing. exact: score every cell. shortlist: order by
     short codes first. ivf: look into --probes inverted lists, where the index has them."""
     rerank: int | None = None
-    """Cells of a shortlist that are scored exactly. Default: as many as recall needs, measured on this
-    index."""
+    """Cells of a shortlist by short codes that are scored again at full width. Default: as many as recall
+    needs, measured on this index."""
     probes: int = 32
     """Inverted lists that --how ivf looks into."""
+    score_all: str | None = None
+    """Also write the score of every cell to this file: one float32 per cell in the order of the cells that
+    were indexed (.npy; NaN for cells that are deleted or have no vector), or with names (.parquet)."""
     index_version: int | None = None
     """Version of the index to search. Default: the newest."""
-
-
-class Query(NamedTuple):
-    """name: what the answers are to. vector: [D]. where: which cells may be answers."""
-
-    name: str
-    vector: "npt.NDArray[np.float32]"
-    where: str | None
 
 
 def run(options: Options) -> Outcome:
     from engine.retrieval.search import Searcher
     from storage.index import VectorIndex
 
+    _require_sense(options)
+    searcher = Searcher(VectorIndex.open(options.index, options.index_version))
+    if options.query is not None:
+        outcome = _text_to_cells(options, searcher)
+    elif options.phrases is not None:
+        outcome = _cells_to_phrases(options, searcher)
+    else:
+        outcome = _cells_to_cells(options, searcher)
+    if options.output:
+        hits = json.dumps(outcome.facts["hits"], indent=2, default=str)
+        Location.of(options.output).put("", hits.encode())
+    return outcome
+
+
+_MOST_ANSWERS = 100
+# Columns of a printed table; --json has all.
+_SHOWN_COLUMNS, _SHOWN_WIDTH = 6, 28
+
+
+def _require_sense(options: Options) -> None:
     if not 1 <= options.top_k <= _MOST_ANSWERS:
         raise InputError(f"--top-k is {options.top_k}; it must be 1 to {_MOST_ANSWERS}.")
-    if (options.cells_query is None) == (options.query_embeddings is None):
-        raise InputError("give --cells-query or --query-embeddings: one of them says what to look for.")
+    asked = [options.query, options.cells_query, options.query_embeddings]
+    if sum(query is not None for query in asked) != 1:
+        raise InputError(
+            "give --query, --cells-query or --query-embeddings: one of them says what to look for."
+        )
     if options.minus is not None and options.cells_query is None:
-        raise InputError("--minus takes something away from --cells-query, which is missing.")
-    index = VectorIndex.open(options.index, options.index_version)
-    searcher = Searcher(index)
-    queries = _of_index(options, searcher) if options.cells_query else _of_embeddings(options, searcher)
+        raise InputError(
+            "--minus takes something away from --cells-query, which is missing (in a text write A MINUS B)."
+        )
+    if options.query is None and (options.joint or options.template):
+        raise InputError("--joint and --template say how --query is embedded, which is missing.")
+    if options.score_all is not None and options.query_embeddings is not None:
+        raise InputError("--score-all writes the scores of one query: --query or --cells-query.")
+    if options.phrases is not None and options.score_all is not None and options.query is None:
+        raise InputError("--score-all is of cells; with --phrases the answers are phrases.")
+
+
+def _text_to_cells(options: Options, searcher: "Searcher") -> Outcome:
+    from engine.retrieval.calibration import Calibration
+    from engine.retrieval.doubts import doubts
+    from engine.retrieval.queries import Query
+    from engine.retrieval.texts import Texts
+
+    texts = Texts.of_index(searcher.index, options.joint)
+    bank = None if options.phrases is None else _bank(options.phrases, texts.model)
+    question = texts.question(str(options.query), options.template)
+    warnings = doubts(question, texts, bank)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    calibration, why_not = Calibration.of_question(searcher.index, question, options.template, options.metric)
+    query = Query(question.text, question.vector, options.filter)
+    outcome = _answered(options, searcher, [query], calibration)
+    hits = outcome.facts["hits"]
+    verdict = hits[0]["verdict"] if calibration is not None and hits else None
+    print(f"temperature {texts.temperature:.4g} (the joint model's own, frozen)")
+    print(f"verdict: {verdict} (on the best hit)" if calibration is not None else f"no verdict: {why_not}")
+    outcome.facts |= {
+        "terms": [[term.phrase, term.weight] for term in question.terms],
+        "texts": list(question.texts),
+        "truncated": bool(question.truncated),
+        "warnings": warnings,
+        "temperature": texts.temperature,
+        "joint": texts.model,
+        "verdict": verdict,
+        "no_verdict_because": why_not or None,
+    }
+    return outcome
+
+
+def _bank(path: str, model: str) -> "PhraseBank":
+    from storage.phrases import PhraseBank
+
+    bank = PhraseBank.open(path)
+    if bank.model != model:
+        raise InputError(
+            f"--phrases {path}: embedded by the model {bank.model}; the cells of the index by {model}. "
+            "Vectors of two models cannot be compared: make the bank with the index's joint model"
+        )
+    return bank
+
+
+def _cells_to_cells(options: Options, searcher: "Searcher") -> Outcome:
+    from engine.retrieval.queries import like_cells
+
+    if options.cells_query is None:
+        queries = _given(options, searcher)
+    else:
+        queries = [like_cells(searcher, options.cells_query, options.minus, options.filter)]
+    return _answered(options, searcher, queries, None)
+
+
+def _given(options: Options, searcher: "Searcher") -> "list[Query]":
+    from engine.retrieval.queries import of_embeddings
+
+    return of_embeddings(searcher, str(options.query_embeddings), options.max_cells, options.filter)
+
+
+def _answered(
+    options: Options, searcher: "Searcher", queries: "Sequence[Query]", calibration: "Calibration | None"
+) -> Outcome:
+    import numpy as np
+
+    from engine.retrieval.answers import cell_rows
+    from engine.retrieval.calibration import summary
+
+    index = searcher.index
     hits: list[dict[str, Any]] = []
     ways: Counter[str] = Counter()
     for query in queries:
+        _say(query)
         found = searcher.search(
             query.vector,
             options.top_k,
@@ -82,90 +189,87 @@ def run(options: Options) -> Outcome:
             shortlist=options.rerank,
             probes=options.probes,
         )
-        hits += _rows(query, found, searcher)
+        if options.query is not None:
+            found = found.scaled(float(np.linalg.norm(query.vector)))
+        hits += cell_rows(query.name, found, index, calibration)
         ways.update(found.ways)
     _show(hits)
-    if options.output:
-        Location.of(options.output).put("", json.dumps(hits, indent=2, default=str).encode())
+    counts_out = {"hits": len(hits)}
+    if options.score_all is not None:
+        counts_out["scores"] = _write_scores(options, searcher, queries[0])
+    table = index.facts["calibration"]
     return Outcome(
         lineage=index.snapshot.lineage_id,
         counts_in={"queries": len(queries), "cells": index.n_cells},
-        counts_out={"hits": len(hits)},
+        counts_out=counts_out,
         facts={
             "index_version": index.version,
             "metric": options.metric,
             "ways": dict(ways),
-            # A score says how alike; whether that is a match takes a calibration of this index.
-            "calibration": index.facts["calibration"],
+            "calibration": None if table is None else summary(table),
             "hits": hits,
         },
         writes_record=False,
     )
 
 
-_MOST_ANSWERS = 100
-# Columns of a printed table; --json has all.
-_SHOWN_COLUMNS, _SHOWN_WIDTH = 6, 28
-
-
-def _of_index(options: Options, searcher: "Searcher") -> list[Query]:
-    asked = str(options.cells_query)
-    vector, left_out = _mean("--cells-query", asked, searcher), f"({asked})"
-    if options.minus is not None:
-        vector = vector - _mean("--minus", options.minus, searcher)
-        left_out += f" or ({options.minus})"
-    where = f"not ({left_out})" if options.filter is None else f"({options.filter}) and not ({left_out})"
-    return [Query(asked if options.minus is None else f"{asked} minus {options.minus}", vector, where)]
-
-
-def _mean(flag: str, condition: str, searcher: "Searcher") -> "npt.NDArray[np.float32]":
-    """Mean of the cells that pass, as a direction."""
+def _write_scores(options: Options, searcher: "Searcher", query: "Query") -> int:
+    """Writes --score-all; the number of cells that have a score."""
     import numpy as np
 
-    vector, n_cells = searcher.mean(condition)
-    if not n_cells:
-        raise InputError(f"{flag} {condition!r}: no cell of the index passes.")
-    alike = float(np.linalg.norm(vector))
-    mixed = "; they are of several kinds, and their mean may be like none" if alike < _MIXED else ""
-    print(f"{flag[2:]}: the mean of {n_cells:,} cells, alike to {alike:.2f}{mixed}")
-    return vector / np.float32(max(alike, 1e-12))
+    from engine.retrieval.answers import scores_file
+
+    scores = searcher.scores_by_cell(query.vector)
+    if options.query is not None:
+        scores *= np.float32(np.linalg.norm(query.vector))
+    path = str(options.score_all)
+    Location.of(path).put("", scores_file(path, scores, searcher.index))
+    return int(np.isfinite(scores).sum())
 
 
-# Length of the mean of unit vectors below which most of them are further from it than 60 degrees.
-_MIXED = 0.5
+def _cells_to_phrases(options: Options, searcher: "Searcher") -> Outcome:
+    from engine.retrieval.answers import phrase_rows
+    from engine.retrieval.phrases import rank
+    from engine.retrieval.queries import mean_of_cells
+    from engine.retrieval.texts import require_joint
+
+    known = require_joint(searcher.index)
+    bank = _bank(str(options.phrases), known["model"])
+    hits: list[dict[str, Any]] = []
+    by_library: dict[str, list[dict[str, Any]]] = {}
+    if options.cells_query is None:
+        queries = _given(options, searcher)
+    else:
+        queries = [mean_of_cells(searcher, options.cells_query, options.minus)]
+    for query in queries:
+        _say(query)
+        ranks = rank(bank, query.vector, options.top_k, options.filter)
+        overall, libraries = phrase_rows(query.name, *ranks)
+        hits += overall
+        for library, rows in libraries.items():
+            by_library.setdefault(library, []).extend(rows)
+    _show(hits)
+    for library, rows in by_library.items():
+        if len(by_library) > 1 and len(queries) == 1:
+            print(f"\n{library}:")
+            _show(rows)
+    return Outcome(
+        lineage=searcher.index.snapshot.lineage_id,
+        counts_in={"queries": len(queries), "phrases": len(bank)},
+        counts_out={"hits": len(hits)},
+        facts={
+            "index_version": searcher.index.version,
+            "temperature": bank.temperature,
+            "hits": hits,
+            "by_library": by_library,
+        },
+        writes_record=False,
+    )
 
 
-def _of_embeddings(options: Options, searcher: "Searcher") -> list[Query]:
-    from engine.retrieval.build import Source
-
-    source = Source.open(str(options.query_embeddings), (), options.max_cells)
-    if source.model != searcher.index.facts["model"]:
-        raise InputError(
-            f"--query-embeddings {options.query_embeddings}: by {source.model}; the index holds embeddings "
-            f"by {searcher.index.facts['model']}, and vectors of two models cannot be compared."
-        )
-    vectors = source.embeddings.read(0, source.n_cells)
-    names = source.obs.index.astype(str)
-    return [Query(name, vector, options.filter) for name, vector in zip(names, vectors, strict=True)]
-
-
-def _rows(query: Query, found: "Found", searcher: "Searcher") -> list[dict[str, Any]]:
-    from storage.index.cell_tables import NAME
-
-    known = searcher.index.annotations(found.cell)
-    names = known.pop(NAME).tolist() if len(known) else []
-    answers = known.astype(object).where(known.notna(), None)
-    return [
-        {
-            "query": query.name,
-            "rank": rank + 1,
-            "score": round(float(found.score[rank]), 5),
-            "row": int(found.cell[rank]),
-            "name": names[rank],
-            "obs": {str(column): answers[column].iloc[rank] for column in answers.columns},
-        }
-        for rank in range(len(found.cell))
-    ]
+def _say(query: "Query") -> None:
+    for note in query.notes:
+        print(note)
 
 
 def _show(hits: list[dict[str, Any]]) -> None:
@@ -174,12 +278,11 @@ def _show(hits: list[dict[str, Any]]) -> None:
     if not hits:
         print("no cell passes")
         return
-    table = pd.concat(
-        [pd.DataFrame(hits).drop(columns="obs"), pd.DataFrame([hit["obs"] for hit in hits])], axis=1
-    )
+    known = pd.DataFrame([hit.get("obs", {}) for hit in hits])
+    table = pd.concat([pd.DataFrame(hits).drop(columns="obs", errors="ignore"), known], axis=1)
     if len({hit["query"] for hit in hits}) == 1:
         table = table.iloc[:, 1:]
-    print(table.iloc[:, : 5 + _SHOWN_COLUMNS].to_string(index=False, max_colwidth=_SHOWN_WIDTH))
+    print(table.iloc[:, : 7 + _SHOWN_COLUMNS].to_string(index=False, max_colwidth=_SHOWN_WIDTH))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -88,6 +88,7 @@ class Source:
     def facts(self, first_id: int) -> dict[str, Any]:
         return {
             "dataset_id": self.embeddings.dataset_id,
+            "cells": self.embeddings.lineage.get("cells"),
             "path": str(self.embeddings.snapshot.location),
             "first_id": first_id,
             "n_cells": self.n_cells,
@@ -116,11 +117,13 @@ def build(
     output: Location,
     options: IndexOptions,
     *,
+    joint: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     report: Report | None = None,
 ) -> tuple[VectorIndex, bool]:
     """Build (or finish building) an index; the index, and whether anything was left to do.
 
+    joint: what is known of the joint model that made the embeddings (`texts.describe_joint`), if one did.
     Raises InputError for embeddings that cannot be indexed so, LineageMismatch for a directory that holds
     something else.
     """
@@ -143,6 +146,7 @@ def build(
         "short_width": options.short_width,
         "projection": options.projection,
         "model": source.model,
+        "joint": None if joint is None else dict(joint),
         "sources": [source.facts(0)],
         "next_id": source.n_cells,
         "sort_by": sort_by,

@@ -76,7 +76,7 @@ class _Reader:
 
     def _term(self, sign: float) -> Term:
         """Pieces up to the next sign."""
-        weight, words = 1.0, []
+        weight, words = 1.0, list[str]()
         while self.next < len(self.pieces) and self.pieces[self.next].kind != "sign":
             piece = self.pieces[self.next]
             if piece.kind == "weight":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -47,6 +47,10 @@ class Found:
     version: int
     ways: dict[str, int] = field(default_factory=dict)
     shards: tuple[int, int] = (1, 1)
+
+    def scaled(self, length: float) -> Found:
+        """The same answer with scores times `length`: the query's, where it is a sum and not a direction."""
+        return replace(self, score=self.score * np.float32(length))
 
     @property
     def is_partial(self) -> bool:
@@ -124,6 +128,18 @@ class Searcher:
         query_D = self._unit(query_D)
         parts = [scan.fast_scores(segment.arrays.vectors, query_D) for segment in self.segments]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def scores_by_cell(self, query_D: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """As `scores`, by cell id: `[next_id]` of the index, NaN for cells that are deleted or were never in
+        it because they have no vector. For cells indexed at once that is the order they came in.
+        """
+        by_cell = np.full(self.index.facts["next_id"], np.nan, np.float32)
+        query_D = self._unit(query_D)
+        for segment in self.segments:
+            score = scan.fast_scores(segment.arrays.vectors, query_D)
+            rows = slice(None) if segment.live is None else segment.live
+            by_cell[segment.arrays.ids[rows]] = score[rows]
+        return by_cell
 
     def cells(self, where: str | None) -> npt.NDArray[np.int64]:
         """Ids of the cells that pass, ascending."""

@@ -77,6 +77,14 @@ def append(index: VectorIndex, segments: Sequence[Record], source: Mapping[str, 
     return VectorIndex(publish(before, [*before.members, *segments], before.objects, facts))
 
 
+def calibrate(index: VectorIndex, table: Mapping[str, Any]) -> VectorIndex:
+    """A version with this calibration of its scores in place of the one it had."""
+    before = index.snapshot
+    return VectorIndex(
+        publish(before, before.members, before.objects, {**before.facts, "calibration": table})
+    )
+
+
 def delete(index: VectorIndex, ids: npt.NDArray[np.int64]) -> VectorIndex:
     """A version without these cells; unknown ids are no error. The index itself if none of them is in it."""
     before = index.snapshot

@@ -111,7 +111,7 @@ def test_changing_an_index(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     ("flags", "message"),
     [
         (["--query-embeddings", "foreign", "--minus", "row = 1"], "--minus takes something away from"),
-        ([], "give --cells-query or --query-embeddings"),
+        ([], "give --query, --cells-query or --query-embeddings"),
         (["--cells-query", "row = 1", "--top-k", "101"], "--top-k is 101; it must be 1 to 100"),
         (["--cells-query", "row = 1000"], "no cell of the index passes"),
         (["--cells-query", "row = 1", "--filter", "age > 3"], "no column age"),
@@ -129,12 +129,12 @@ def test_search_refuses(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--embeddings is missing"),
+        ([], "--embeddings is missing: say which"),
         (["--embeddings", "E", "--short-dims", "49"], "short codes of 49 dimensions; the embeddings have 48"),
         (["--embeddings", "E", "--columns", "age"], "no obs column age; there are tissue"),
         (["--embeddings", "E", "--sort-by", "age"], "no obs column age to sort by"),
         (["--embeddings", "E", "--segment-cells", "0"], "--segment-cells must be at least 1"),
-        (["--append"], "takes --embeddings exactly with --append"),
+        (["--append"], "takes --embeddings or --cells exactly with --append"),
         (["--delete", "row = 1"], "no dataset here"),
     ],
 )

@@ -1,0 +1,80 @@
+"""Answers as rows for people and programs: what was found, what is known of it, and what that is worth."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.retrieval.calibration import Calibration, verdict_of
+from engine.retrieval.phrases import Ranked
+from engine.retrieval.search import Found
+from storage.errors import InputError
+from storage.index import VectorIndex
+from storage.index.cell_tables import NAME
+
+
+def cell_rows(
+    name: str, found: Found, index: VectorIndex, calibration: Calibration | None = None
+) -> list[dict[str, Any]]:
+    """One row a hit: query, rank, score, cell (`row`, `name`), its obs; with a calibration also the
+    probability of being what was asked for, and the verdict on it.
+    """
+    known = index.annotations(found.cell)
+    names = known.pop(NAME).tolist() if len(known) else []
+    columns = known.astype(object).where(known.notna(), None)
+    rows = []
+    for rank, (score, cell) in enumerate(zip(found.score.tolist(), found.cell.tolist(), strict=True)):
+        row = {"query": name, "rank": rank + 1, "score": round(score, 5), "row": cell, "name": names[rank]}
+        if calibration is not None:
+            probability = float(calibration.probabilities(np.array([score]))[0])
+            row |= {"probability": round(probability, 4), "verdict": verdict_of(probability)}
+        obs = {str(column): columns[column].iloc[rank] for column in columns.columns}
+        rows.append({**row, "obs": obs})
+    return rows
+
+
+def phrase_rows(
+    name: str, overall: Sequence[Ranked], by_library: Mapping[str, Sequence[Ranked]]
+) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """Rows of the best phrases over all libraries, and of each library."""
+    return (
+        [_phrase_row(name, place, ranked) for place, ranked in enumerate(overall, 1)],
+        {
+            library: [_phrase_row(name, ranked.place, ranked) for ranked in ranks]
+            for library, ranks in by_library.items()
+        },
+    )
+
+
+def scores_file(path: str, score_C: npt.NDArray[np.float32], index: VectorIndex) -> bytes:
+    """Scores of all cells (`Searcher.scores_by_cell`) as the file `path` is called: `.npy`, float32 in the
+    order of cell ids, or `.parquet` with row, name and score of the cells that have one.
+    """
+    buffer = io.BytesIO()
+    if path.endswith(".parquet"):
+        rows = np.flatnonzero(np.isfinite(score_C))
+        names = index.annotations(rows)[NAME].tolist()
+        pq.write_table(pa.table({"row": rows, "name": names, "score": score_C[rows]}), buffer)
+    elif path.endswith(".npy"):
+        np.save(buffer, score_C)
+    else:
+        raise InputError(f"--score-all {path}: the name must end in .npy or .parquet")
+    return buffer.getvalue()
+
+
+def _phrase_row(name: str, place: int, ranked: Ranked) -> dict[str, Any]:
+    return {
+        "query": name,
+        "rank": place,
+        "score": round(ranked.score, 5),
+        "probability": float(f"{ranked.probability:.4g}"),
+        "term": ranked.term,
+        "library": ranked.library,
+        "place_in_library": ranked.place,
+    }
