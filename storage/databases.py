@@ -60,13 +60,17 @@ def plan_sources(
 
 
 def write_source(
-    dataset: Dataset, source: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
+    dataset: Dataset, source: str, tables: Mapping[str, bytes], facts: Mapping[str, Any]
 ) -> Record:
-    """Commit the tables of one source, by the names at the top of this file; `edges` may be absent."""
+    """Commit the tables of one source as `encoded` by the names at the top of this file; `edges` may be
+    absent.
+    """
     writer = dataset.member(source)
-    for name, table in tables.items():
-        writer.put(f"{name}/{source}.parquet", _parquet(name, table))
-    return writer.commit({f"n_{name}": len(table) for name, table in tables.items()} | dict(facts))
+    counts = {}
+    for name, content in tables.items():
+        writer.put(f"{name}/{source}.parquet", content)
+        counts[f"n_{name}"] = pq.read_metadata(io.BytesIO(content)).num_rows
+    return writer.commit(counts | dict(facts))
 
 
 def finish_sources(dataset: Dataset, genes: pd.DataFrame) -> Snapshot:
@@ -77,7 +81,7 @@ def finish_sources(dataset: Dataset, genes: pd.DataFrame) -> Snapshot:
         f"n_{name}": sum(record.facts.get(f"n_{name}", 0) for record in records)
         for name in (ASSOCIATIONS, TERMS, EDGES, UNMAPPED)
     }
-    objects = {GENES: _parquet(GENES, genes), SOURCES: json.dumps(described, indent=2).encode()}
+    objects = {GENES: encoded(GENES, genes), SOURCES: json.dumps(described, indent=2).encode()}
     return dataset.finish(objects, {"sources": list(described), "n_genes": len(genes), **counts})
 
 
@@ -178,7 +182,8 @@ class Databases:
         return pd.read_parquet(io.BytesIO(self.snapshot.read(f"{name}/{source}.parquet")))
 
 
-def _parquet(name: str, table: pd.DataFrame) -> bytes:
+def encoded(name: str, table: pd.DataFrame) -> bytes:
+    """A table as Parquet with the types of its name in `SCHEMAS`."""
     buffer = io.BytesIO()
     rows = pa.Table.from_pandas(table, SCHEMAS[name], preserve_index=False)
     pq.write_table(rows, buffer, compression="zstd")

@@ -7,7 +7,7 @@ tables are read as they are; TSV, CSV (also gzipped) and parquet.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +50,18 @@ class GeneTable:
                 "expected HGNC's set (symbol, prev_symbol, alias_symbol, ensembl_gene_id) or 2 columns."
             )
         ids = [re.sub(r"\.\d+$", "", name.strip()) for name in frame[columns["id"]]]
-        levels: dict[str, dict[str, str]] = {}
-        for level in ("symbol", "previous", "alias"):
-            if level in columns:
-                levels[level] = _level(ids, frame[columns[level]], several=level != "symbol")
-        return cls(levels, str(path))
+        levels = ("symbol", "previous", "alias")
+        named = {level: frame[columns[level]] for level in levels if level in columns}
+        return cls.of(ids, named, str(path))
+
+    @classmethod
+    def of(cls, ids: Sequence[str], columns: Mapping[str, Iterable[str]], source: str) -> GeneTable:
+        """From columns of names, parallel to `ids`; an earlier column wins over a later one. Previous symbols
+        and aliases may come several to a cell.
+        """
+        several = ("previous", "alias")
+        levels = {level: _level(ids, names, level in several) for level, names in columns.items()}
+        return cls(levels, source)
 
     def find(self, names: Iterable[str]) -> tuple[str, str]:
         """(Ensembl id, level it was found at) of the first name that is known; ("", reason) when none is."""

@@ -7,17 +7,28 @@ As MSigDB writes it (the description is a link), Enrichr (the description is emp
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from engine.interpret.databases.files import open_lines
+from engine.interpret.databases.intake import Intake
 from storage.errors import InputError
 
 _REACTOME = re.compile(r"R-[A-Z]{3}-\d+")
 _WEIGHT = re.compile(r",-?\d+(\.\d+)?([eE]-?\d+)?$")
+
+
+# `h.all.v7.0.symbols`, `c5.go.bp.v2025.1.Hs.symbols`
+_RELEASE = re.compile(r"\.(v\d+(\.\d+)*)\b")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Of gene sets there is nothing to decide."""
 
 
 class GeneSet(NamedTuple):
@@ -47,6 +58,19 @@ def read_gmt(path: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
     associations.insert(3, "evidence", "member")
     associations.insert(4, "score", float("nan"))
     return terms, associations.assign(release="")
+
+
+def read(files: Mapping[str, list[Path]], rules: Rules, intake: Intake) -> None:
+    """One GMT file as a source of its own."""
+    (path,) = files["sets"]
+    version = _RELEASE.search(path.name)
+    intake.release = version[1] if version else ""
+    intake.layouts[path.name] = "GMT"
+    for each in gene_sets(path):
+        intake.rows[path.name] += 1
+        intake.name(each.term_id, each.name)
+        for gene in each.genes:
+            intake.keep((gene,), each.term_id, "member", raw_term=each.name)
 
 
 def source_name(path: Path) -> str:
