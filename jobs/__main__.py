@@ -14,6 +14,7 @@ JOBS = {
     "train-sae": "activation cache -> sparse autoencoder",
     "evaluate-sae": "sparse autoencoder + cache -> how good it is, beside baselines",
     "features": "sparse autoencoder + cache -> feature tables",
+    "databases": "files of public databases -> which genes go with which diseases, phenotypes, pathways",
     "attribute": "which features an encoder's loss, predictions or embedding rest on",
     "steer": "edit features while cells are encoded -> effects on genes and cells",
     "compare-saes": "sparse autoencoders -> which features they share, stability over seeds",
