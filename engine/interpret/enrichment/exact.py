@@ -8,6 +8,7 @@ Shape legend: F lists, T terms, G genes, E entries of the tail table, N tests wi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -69,11 +70,11 @@ def scan(
 
     first: place of the first list, where `lists` is a part of others.
     """
-    u_F, v_T = table.classes(lists.size_F, terms.size_T)
+    u_F, v_T = table.classes(lists.sizes, terms.sizes)
     count_E = np.zeros(table.p_E.size, np.int64)
     best_F, simes_F = np.ones(len(lists)), np.full(len(lists), np.nan if keep_p is None else 1.0)
     kept: list[KeptTests] = []
-    countable_E = np.where(table.overlap_E >= min_overlap, table.p_E, 1.0)
+    countable_E = np.where(table.overlaps >= min_overlap, table.p_E, 1.0)
     for start, stop in _blocks(lists, terms):
         row_N, term_N, entry_N = _overlaps(lists.part(start, stop), terms, table, u_F[start:stop], v_T)
         count_E += np.bincount(entry_N, minlength=count_E.size)
@@ -96,7 +97,7 @@ def _blocks(lists: GeneLists, terms: TermSets) -> Iterator[tuple[int, int]]:
     bound_F = np.minimum(lists.member_FG.astype(np.int64) @ per_gene_G, len(terms))
     block_F = np.cumsum(bound_F) // BLOCK_TESTS
     edges = [0, *(np.flatnonzero(np.diff(block_F)) + 1).tolist(), len(lists)]
-    yield from zip(edges, edges[1:], strict=False)
+    yield from itertools.pairwise(edges)
 
 
 def _overlaps(
@@ -129,11 +130,11 @@ def _kept(
     shared_F = np.bincount(row_N, minlength=n_rows)
     limit_F = np.maximum(keep_p, shared_F / n_terms)
     low = np.flatnonzero(table.p_E[entry_N] <= limit_F[row_N])
-    key_S = row_N[low] * np.int64(n_entries) + table.rank_E[entry_N[low]]
+    key_S = row_N[low] * np.int64(n_entries) + table.ranks[entry_N[low]]
     key_S = np.sort(key_S * n_terms + term_N[low])
     key_S, term_S = np.divmod(key_S, n_terms)
     row_S, rank_S = np.divmod(key_S, n_entries)
-    entry_S = table.order_E[rank_S]
+    entry_S = table.order[rank_S]
     p_S = table.p_E[entry_S]
     starts, filled = _row_starts(row_S, n_rows)
     stops = np.append(starts[1:], row_S.size)

@@ -5,11 +5,12 @@ Shape legend: F lists, T terms, G genes of the background.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from engine.interpret.runs import Float64, Int64
@@ -32,7 +33,9 @@ class Background:
         """Repeated names count once, with their first expression; blanks are left out."""
         known: dict[str, float] = {}
         names = list(genes)
-        for name, level in zip(names, [np.nan] * len(names) if expression is None else expression, strict=True):
+        for name, level in zip(
+            names, [np.nan] * len(names) if expression is None else expression, strict=True
+        ):
             if name.strip():
                 known.setdefault(name, float(level))
         return cls(tuple(known), np.fromiter(known.values(), np.float64, len(known)))
@@ -40,14 +43,11 @@ class Background:
     def __len__(self) -> int:
         return len(self.genes)
 
-    @cached_property
-    def place(self) -> Mapping[str, int]:
-        return {name: place for place, name in enumerate(self.genes)}
-
 
 @dataclass(frozen=True)
 class GeneLists:
-    """Lists of genes, restricted to a background. `names_F` says which; `member_FG` is 1 where a gene is in."""
+    """Lists of genes, restricted to a background. `names_F` says which; `member_FG` is 1 where a gene is in
+    it."""
 
     names_F: Int64
     member_FG: sparse.csr_matrix
@@ -55,10 +55,17 @@ class GeneLists:
     @classmethod
     def of(cls, background: Background, names: Sequence[int], lists: Iterable[Iterable[str]]) -> GeneLists:
         """Matching is exact and case sensitive; repeated and unknown genes are left out."""
-        return cls(np.asarray(names, np.int64), memberships(background, lists))
+        found = [
+            pd.Index(background.genes).get_indexer(pd.Index(list(genes), dtype=object)) for genes in lists
+        ]
+        row_P = np.repeat(np.arange(len(found)), [len(places) for places in found])
+        gene_P = np.concatenate([*found, np.empty(0, np.int64)])
+        known = gene_P >= 0
+        shape = (len(found), len(background))
+        return cls(np.asarray(names, np.int64), memberships(row_P[known], gene_P[known], shape))
 
     @cached_property
-    def size_F(self) -> Int64:
+    def sizes(self) -> Int64:
         return np.diff(self.member_FG.indptr).astype(np.int64)
 
     def __len__(self) -> int:
@@ -72,50 +79,40 @@ class GeneLists:
 class TermSets:
     """The terms of one source, restricted to a background and to a range of sizes.
 
-    evidence_group: what kind of witness the source is; sources of one group are not independent.
-    parents_T: the direct parents of each term, as term ids; empty where the source has no hierarchy.
+    group_T: the evidence group of each term: what kind of witness it is; those of one group are not
+    independent of each other.
     """
 
     source: str
-    evidence_group: str
     term_id_T: tuple[str, ...]
     name_T: tuple[str, ...]
+    group_T: tuple[str, ...]
     member_GT: sparse.csr_matrix
-    parents_T: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(
         cls,
         background: Background,
         source: str,
-        evidence_group: str,
-        terms: Sequence[tuple[str, str]],
-        genes: Iterable[Iterable[str]],
+        terms: pd.DataFrame,
+        associations: pd.DataFrame,
         *,
         smallest: int = SMALLEST_TERM,
         largest: int = LARGEST_TERM,
-        parents: Sequence[tuple[str, ...]] = (),
     ) -> TermSets:
-        """terms: (id, name) of each; genes: its genes, in the same order.
+        """terms: `term_id`, `name`, `group`; associations: `gene`, `term_id`, in any order, repeats allowed.
 
-        Sizes are those after restriction to the background; terms outside [smallest, largest] are not tested.
+        Matching is exact and case sensitive. Sizes are those after restriction to the background; terms
+        outside [smallest, largest] are not tested.
         """
-        member_TG = memberships(background, genes)
-        if member_TG.shape[0] != len(terms):
-            raise ValueError(f"{source}: {len(terms)} terms, genes of {member_TG.shape[0]}")
+        member_TG = _term_members(background, terms, associations)
         size_T = np.diff(member_TG.indptr)
         kept = np.flatnonzero((size_T >= smallest) & (size_T <= largest))
-        return cls(
-            source,
-            evidence_group,
-            tuple(terms[term][0] for term in kept),
-            tuple(terms[term][1] for term in kept),
-            member_TG[kept].T.tocsr(),
-            tuple(parents[term] for term in kept) if parents else (),
-        )
+        ids, names, groups = (terms[name].to_numpy(object)[kept] for name in ("term_id", "name", "group"))
+        return cls(source, tuple(ids), tuple(names), tuple(groups), member_TG[kept].T.tocsr())
 
     @cached_property
-    def size_T(self) -> Int64:
+    def sizes(self) -> Int64:
         return np.bincount(self.member_GT.indices, minlength=len(self)).astype(np.int64)
 
     def __len__(self) -> int:
@@ -126,12 +123,18 @@ class TermSets:
         return replace(self, member_GT=self.member_GT[order_G])
 
 
-def memberships(background: Background, sets: Iterable[Iterable[str]]) -> sparse.csr_matrix:
-    """One row per set, 1 where a gene of the background is in it; int16, columns ascending."""
-    place = background.place
-    columns = [sorted({place[gene] for gene in genes if gene in place}) for genes in sets]
-    indptr = np.concatenate([[0], np.cumsum([len(row) for row in columns], dtype=np.int64)]).astype(np.int32)
-    indices = np.fromiter((column for row in columns for column in row), np.int32, int(indptr[-1]))
-    return sparse.csr_matrix(
-        (np.ones(indices.size, np.int16), indices, indptr), shape=(len(columns), len(background))
-    )
+def _term_members(
+    background: Background, terms: pd.DataFrame, associations: pd.DataFrame
+) -> sparse.csr_matrix:
+    term_P = pd.Index(terms["term_id"]).get_indexer(pd.Index(associations["term_id"]))
+    gene_P = pd.Index(background.genes).get_indexer(pd.Index(associations["gene"]))
+    known = (term_P >= 0) & (gene_P >= 0)
+    return memberships(term_P[known], gene_P[known], (len(terms), len(background)))
+
+
+def memberships(row_P: Int64, column_P: Int64, shape: tuple[int, int]) -> sparse.csr_matrix:
+    """1 at each (row, column), however often it is named; int16, columns ascending within a row."""
+    key = np.unique(row_P.astype(np.int64) * shape[1] + column_P)
+    row, column = np.divmod(key, max(shape[1], 1))
+    indptr = np.searchsorted(row, np.arange(shape[0] + 1)).astype(np.int32)
+    return sparse.csr_matrix((np.ones(key.size, np.int16), column.astype(np.int32), indptr), shape=shape)

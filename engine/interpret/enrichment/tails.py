@@ -46,21 +46,21 @@ class TailTable:
         return np.searchsorted(self.n_U, list_sizes), np.searchsorted(self.K_V, term_sizes)
 
     @cached_property
-    def overlap_E(self) -> Int64:
+    def overlaps(self) -> Int64:
         """k of each entry."""
         starts = self.start_UV.ravel()
         return np.arange(self.p_E.size) - np.repeat(starts, np.diff(np.append(starts, self.p_E.size)))
 
     @cached_property
-    def order_E(self) -> Int64:
+    def order(self) -> Int64:
         """Entries by ascending p."""
         return np.argsort(self.p_E, kind="stable")
 
     @cached_property
-    def rank_E(self) -> Int64:
-        """Place of each entry in `order_E`."""
+    def ranks(self) -> Int64:
+        """Place of each entry in `order`."""
         rank_E = np.empty(self.p_E.size, np.int64)
-        rank_E[self.order_E] = np.arange(self.p_E.size)
+        rank_E[self.order] = np.arange(self.p_E.size)
         return rank_E
 
 

@@ -1,0 +1,284 @@
+"""The whole enrichment: open, test, shuffle, correct, label, write. Work is in shards whose results add up
+exactly, so Ray or one process give the same bytes.
+
+Shape legend: F lists, S sources.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from engine import ray_session
+from engine.interpret.enrichment.exact import Scan
+from engine.interpret.enrichment.inputs import (
+    FeatureGenes,
+    GeneKey,
+    Knowledge,
+    licence_rows,
+    open_features,
+    term_sets,
+)
+from engine.interpret.enrichment.network import MIN_SCORE, Network, coherence, edge_table, empty_edges
+from engine.interpret.enrichment.originals import as_json, summary, validations
+from engine.interpret.enrichment.rates import ALL_SOURCES, Chance, corrections_of, rate_table
+from engine.interpret.enrichment.report import report_page
+from engine.interpret.enrichment.rows import Reported, term_table
+from engine.interpret.enrichment.study import (
+    TESTS_IN_PROCESS,
+    Correction,
+    Study,
+    in_turn,
+    joined,
+    observe,
+    shuffle,
+)
+from engine.interpret.enrichment.summaries import describe_features
+from storage.commits import Dataset, Snapshot
+from storage.enrichment import (
+    BACKGROUND,
+    CATALOGUE,
+    RATES,
+    REPORT,
+    SOURCES,
+    plan_enrichment,
+    write_range,
+)
+from storage.features import FeatureTables, parquet
+from storage.locations import Location
+
+SUBJECT = "features"
+
+# done, total, unit
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class EnrichmentOptions:
+    """What decides the tables beside the inputs.
+
+    top_genes: genes of a feature that are its list. listed: terms of each source kept for a feature even when
+    they are not significant. permutations: 0 for none. min_score: of network edges.
+    """
+
+    top_genes: int = 50
+    alpha: float = 0.05
+    min_overlap: int = 3
+    smallest_term: int = 5
+    largest_term: int = 500
+    listed: int = 10
+    permutations: int = 20
+    min_score: float = MIN_SCORE
+    gene_key: GeneKey = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Enrichment:
+    """What `enrich` did; `did_work` is False when everything was there."""
+
+    snapshot: Snapshot
+    report: dict[str, Any]
+    did_work: bool
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One set of features, tested: everything tables are made from."""
+
+    study: Study
+    scans: list[Scan]
+    corrections: list[Correction]
+    reported: list[Reported]
+    chance: Chance
+
+
+def enrich(
+    features: str,
+    knowledge: Knowledge,
+    options: EnrichmentOptions,
+    output: Location,
+    *,
+    baselines: Sequence[str] = (),
+    address: str | None = None,
+    use_ray: bool | None = None,
+    overwrite: bool = False,
+    report: Progress | None = None,
+) -> Enrichment:
+    """Test the features, and each baseline's, against all sources; write the tables to `output`.
+
+    use_ray: None for Ray when there is enough to do. Raises InputError for inputs that do not fit, and
+    LineageMismatch when something else is at `output`.
+    """
+    started = time.monotonic()
+    report = report or (lambda done, total, unit: None)
+    subject = open_features(features, knowledge, options.top_genes, options.gene_key)
+    opened = {path: open_features(path, knowledge, options.top_genes, options.gene_key) for path in baselines}
+    sources = term_sets(knowledge, subject.background, options.smallest_term, options.largest_term)
+    lineage = {
+        "features": subject.dataset_id,
+        **knowledge.identity,
+        "baselines": [one.dataset_id for one in opened.values()],
+        **asdict(options),
+    }
+    dataset = plan_enrichment(output, lineage, subject.ranges, overwrite=overwrite)
+    if dataset.is_complete:
+        snapshot = dataset.finish()
+        return Enrichment(snapshot, json.loads(snapshot.read(REPORT)), did_work=False)
+    studies = {SUBJECT: _study(subject, sources, options)}
+    for path, one in opened.items():
+        of_baseline = term_sets(knowledge, one.background, options.smallest_term, options.largest_term)
+        studies[path] = _study(one, of_baseline, options)
+    n_tests = sum(study.n_tests for study in studies.values()) * (1 + options.permutations)
+    on_ray = n_tests > TESTS_IN_PROCESS if use_ray is None else use_ray
+    with ray_session.connect(address) if on_ray else nullcontext():
+        tested = {name: _test(study, options, on_ray, report) for name, study in studies.items()}
+    rates = pd.concat(
+        [rate_table(name, one.study, one.scans, one.corrections, one.chance) for name, one in tested.items()],
+        ignore_index=True,
+    )
+    snapshot, facts = _write(dataset, features, subject, tested[SUBJECT], rates, knowledge, options)
+    return Enrichment(snapshot, facts, True, time.monotonic() - started)
+
+
+def _study(subject: FeatureGenes, sources: Sequence[Any], options: EnrichmentOptions) -> Study:
+    return Study.of(
+        subject.background,
+        subject.lists,
+        sources,
+        alpha=options.alpha,
+        min_overlap=options.min_overlap,
+        seed=options.seed,
+    )
+
+
+def _test(study: Study, options: EnrichmentOptions, use_ray: bool, report: Progress) -> Tested:
+    shards = study.shards()
+    scans = joined(list(in_turn(observe, study, shards, use_ray)))
+    corrections = corrections_of(study, scans)
+    reported = [
+        Reported.of(study, place, one, corrections[place], options.listed) for place, one in enumerate(scans)
+    ]
+    chance = Chance(study, corrections, [one.compared(study) for one in reported])
+    draws = [(number,) for number in range(options.permutations)]
+    for done, one in enumerate(in_turn(shuffle, study, draws, use_ray)):
+        chance.add(one)
+        report(done + 1, options.permutations, "permutations")
+    return Tested(study, scans, corrections, reported, chance)
+
+
+def _write(
+    dataset: Dataset,
+    features: str,
+    subject: FeatureGenes,
+    tested: Tested,
+    rates: pd.DataFrame,
+    knowledge: Knowledge,
+    options: EnrichmentOptions,
+) -> tuple[Snapshot, dict[str, Any]]:
+    tables, study = FeatureTables.open(features), tested.study
+    everything = Correction.of(
+        study.table, np.sum([one.count_E for one in tested.scans], axis=0), options.alpha
+    )
+    shares = [tested.chance.share(place) for place in range(len(tested.reported))]
+    network = (
+        None if knowledge.edges is None else Network.of(study.background, knowledge.edges, options.min_score)
+    )
+    coherent = None if network is None else coherence(study.lists, network, options.seed, options.alpha)
+    entries: dict[str, Any] = {}
+    annotated: list[pd.DataFrame] = []
+    for key, (first, stop) in subject.ranges.items():
+        lists = slice(*np.searchsorted(study.lists.names_F, [first, stop]).tolist())
+        terms = term_table(
+            study, tested.reported, tested.corrections, everything, shares, lists.start, lists.stop
+        )
+        genes = {int(number): subject.ranked[number] for number in study.lists.names_F[lists].tolist()}
+        facts_of_range = tables.table("features", [key])
+        described = describe_features(facts_of_range, study, terms, genes, coherent, options.alpha)
+        inside = edge_table(study.lists, network, lists.start, lists.stop) if network else empty_edges()
+        write_range(dataset, key, {"terms": terms, "features": described, "edges": inside})
+        entries.update(validations(terms, genes))
+        annotated.append(described)
+    facts = _facts(subject, study, rates, pd.concat(annotated, ignore_index=True), options)
+    objects = {
+        CATALOGUE: parquet(_catalogue(study)),
+        RATES: parquet(rates),
+        BACKGROUND: parquet(_background(study)),
+        SOURCES: json.dumps(licence_rows(knowledge.licences), indent=2).encode(),
+        REPORT: json.dumps(facts, indent=2, allow_nan=False).encode(),
+        "report.md": report_page(facts, rates).encode(),
+        "feature_validations.json": as_json(entries),
+        "validation_summary.csv": summary(entries),
+    }
+    counts = {name: facts[name] for name in ("n_features", "n_features_tested", "n_tests", "n_significant")}
+    return dataset.finish(objects, counts), facts
+
+
+def _catalogue(study: Study) -> pd.DataFrame:
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "source": terms.source,
+                    "term_id": terms.term_id_T,
+                    "name": terms.name_T,
+                    "group": terms.group_T,
+                    "n_genes": terms.sizes,
+                }
+            )
+            for terms in study.sources
+        ],
+        ignore_index=True,
+    )
+
+
+def _background(study: Study) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "gene": study.background.genes,
+            "mean_expression": study.background.expression_G,
+            "terms": sum(np.diff(terms.member_GT.indptr) for terms in study.sources),
+            "stratum": study.stratum_G,
+        }
+    )
+
+
+def _facts(
+    subject: FeatureGenes,
+    study: Study,
+    rates: pd.DataFrame,
+    described: pd.DataFrame,
+    options: EnrichmentOptions,
+) -> dict[str, Any]:
+    """What all of it comes to; JSON values."""
+    overall = rates[(rates["subject"] == SUBJECT) & (rates["source"] == ALL_SOURCES)].iloc[0]
+    return {
+        "n_features": sum(stop - first for first, stop in subject.ranges.values()),
+        "n_features_tested": len(study.lists),
+        "n_tests": study.n_tests,
+        "n_significant": int(overall["significant"]),
+        "n_background": len(study.background),
+        "n_strata": int(study.stratum_G.max(initial=-1)) + 1,
+        "gene_key": subject.key,
+        "sources": {terms.source: len(terms) for terms in study.sources},
+        "features_with_term": int(overall["features_with_term"]),
+        "features_by_groups": {
+            str(groups): int(count)
+            for groups, count in described["n_groups"].value_counts().sort_index().items()
+        },
+        "null_ratio": _number(overall["null_ratio"]),
+        "null_features_ratio": _number(overall["null_features_ratio"]),
+        "options": asdict(options),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)
