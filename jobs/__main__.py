@@ -23,6 +23,7 @@ JOBS = {
     "evaluate-perturbation": "predicted against real perturbations -> metrics, beside baselines",
     "convert": "others' checkpoints -> model directory: CellWhisperer, Geneformer, Tahoe-x1, sae-genomics",
     "index": "embeddings, or cells and a joint model -> vector index",
+    "phrases": "lists of terms and a joint model -> phrase bank, what cells can be called",
     "search": "vector index -> the cells most like a text or given cells; phrases for cells",
     "annotate": "cells + joint model -> h5ad for CELLxGENE: map, clusters, labels, captions",
     "inspect": "say what a dataset or model directory is, and verify it",
