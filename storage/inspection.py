@@ -176,6 +176,18 @@ def _sample_index(snapshot: Snapshot) -> str:
     return "\n".join([line, *(_head(index.annotations(s.arrays.ids[:_SHOWN])) for s in filled[:1])])
 
 
+def _sample_databases(snapshot: Snapshot) -> str:
+    from storage.databases import Databases
+
+    databases = Databases(snapshot)
+    lines = [
+        f"{name}: {facts['n_associations']:,} associations, release {facts['release'] or 'unknown'}"
+        for name in databases.sources
+        for facts in [databases.describe(name)]
+    ]
+    return "\n".join([*lines, _head(databases.associations(databases.sources[0]))])
+
+
 def _any_sample(snapshot: Snapshot) -> str:
     return "\n".join(f"member {record.key}: {dict(record.facts)}" for record in snapshot.members[:_SHOWN])
 
@@ -192,4 +204,5 @@ _SAMPLES: dict[str, Callable[[Snapshot], str]] = {
     "activations": _sample_activations,
     "features": _sample_features,
     "index": _sample_index,
+    "databases": _sample_databases,
 }

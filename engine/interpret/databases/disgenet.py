@@ -78,7 +78,7 @@ def _page(path: Path, intake: Intake) -> Iterator[tuple[str, ...]]:
         page = json.loads(text)
     except ValueError as error:
         raise InputError(f"{path}: damaged or truncated JSON ({error}); download it again.") from error
-    rows = page.get("payload") if isinstance(page, dict) else None
+    rows = page.get("payload") if isinstance(page, dict) else page
     if not isinstance(rows, list) or any(set(_PAGE) - set(row) for row in rows):
         found = ", ".join(page) if isinstance(page, dict) else type(page).__name__
         raise InputError(

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 from engine.interpret.databases import remotes
+from engine.interpret.databases.disgenet_pages import coding_genes, fetch_pages
 from engine.interpret.databases.files import open_bytes
 from engine.interpret.databases.origins import write_origin
 from engine.interpret.databases.registry import SOURCES
@@ -44,6 +45,8 @@ def download(folder: Path, only: Sequence[str], *, accept_licences: bool, say: S
     for remote in wanted:
         for each in _parts(remote) if remote.parts else [remote]:
             _fetch(each, folder, say)
+    if "disgenet" in only:
+        _fetch_disgenet(folder, accept_licences, say)
 
 
 def key_of(remote: Remote) -> Key:
@@ -69,6 +72,17 @@ def _wanted(only: Sequence[str], accept_licences: bool, say: Say) -> list[Remote
     sources = {remote.source for remote in wanted}
     shared = [remote for remote in remotes.REMOTES if remote.source in SHARED]
     return [each for each in shared if _is_used(each, sources)] + wanted
+
+
+def _fetch_disgenet(folder: Path, accept_licences: bool, say: Say) -> None:
+    """Pages of the API, which answers only about genes it is asked for: HGNC's protein-coding ones."""
+    remote = remotes.DISGENET
+    reason = _withheld(remote, accept_licences)
+    if reason:
+        raise InputError(reason)
+    hgnc = next(each for each in remotes.REMOTES if each.source == "hgnc")
+    _fetch(hgnc, folder, say)
+    fetch_pages(folder, remote, coding_genes(folder / hgnc.name), key_of(remote), say)
 
 
 def _is_used(remote: Remote, sources: set[str]) -> bool:

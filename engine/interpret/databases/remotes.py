@@ -143,5 +143,14 @@ REMOTES: tuple[Remote, ...] = (
         ),
     ),
 )
+# Pages of at most 100 rows; the key goes into the header Authorization as it is.
+DISGENET = Remote(
+    "disgenet",
+    "disgenet",
+    ("https://api.disgenet.com/api/v1/gda/summary",),
+    key="DISGENET_API_KEY",
+    restricted=True,
+    by_default=False,
+)
 # Read by several sources: fetched with any of them.
 SHARED = {"hgnc": None, "mondo": ("monarch", "omim", "clinvar", "gencc")}

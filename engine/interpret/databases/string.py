@@ -10,6 +10,7 @@ out of every channel, channels are joined as independent, the prior is put back 
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -62,9 +63,8 @@ def read(files: Mapping[str, list[Path]], rules: Rules, intake: Intake) -> None:
     names = [name for _, name in named]
     numbers = {protein: number for number, (protein, _) in enumerate(named)}
     (path,) = files["links"]
-    intake.release = next(
-        (part for part in path.name.split(".protein")[-1].split(".") if part[:1] == "v"), ""
-    )
+    version = re.search(r"\.(v\d+(\.\d+)*)\.", path.name)
+    intake.release = version[1] if version else ""
     ends, scores = array("i"), array("d")
     rows = read_rows(path, LINKS, intake)
     while batch := list(islice(rows, _ROWS)):

@@ -162,9 +162,8 @@ def _request(url: str, key: Key, headers: dict[str, str]) -> urllib.request.Requ
     request = urllib.request.Request(key.into(url), headers={"User-Agent": "syncytium"})  # noqa: S310 - see _opener
     for name, value in headers.items():
         # "Unredirected": a key in a header stays with the host it was meant for.
-        request.add_unredirected_header(name, value) if name == "Authorization" else request.add_header(
-            name, value
-        )
+        add = request.add_unredirected_header if name == "Authorization" else request.add_header
+        add(name, value)
     return request
 
 
