@@ -130,6 +130,10 @@ def shard(module: nn.Module, options: TrainingOptions, share: Share, groups: Gro
     import deepspeed
     import deepspeed.utils.groups
 
+    for weight in module.parameters():
+        if weight.ndim == 0:
+            # DeepSpeed cannot send a scalar; torch loads a vector of one number into one again.
+            weight.data = weight.data.reshape(1)
     # An engine without groups of its own would take those of the one before.
     deepspeed.utils.groups.mpu = None
     cuda = torch.cuda.is_available()

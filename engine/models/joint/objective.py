@@ -67,7 +67,7 @@ class TrainingModule(nn.Module):
         is each pair's. Optionally `cell_weights_B`, `text_weights_B`.
         Metrics: loss, scale, and both directions' share of pairs whose best partner is a positive.
         """
-        cells_BD, texts_BD = self._cell_features(batch), self._text_features(batch)
+        cells_BD, texts_BD = self.cell_features(batch), self.text_features(batch)
         if "text_of_pair_B" in batch:
             texts_BD = texts_BD[batch["text_of_pair_B"]]
         # Only towers compute in bfloat16 where autocast asks for it: at scale 100 its cosines tell nothing.
@@ -92,24 +92,29 @@ class TrainingModule(nn.Module):
             cells_BU,
             same_BB if options.positives == "caption" else pair_BB,
             kind=options.kind,
-            scale=self._scale(),
+            scale=self.scale,
             bias=model.bias,
             dims=model.config.dims,
             **weights,
         )
-        return Loss(loss, {"scale": self._scale().detach(), **_hits(texts_BU, cells_BU, same_BB)})
+        return Loss(loss, {"scale": self.scale.detach(), **_hits(texts_BU, cells_BU, same_BB)})
 
-    def _scale(self) -> Tensor:
+    @property
+    def scale(self) -> Tensor:
+        """What cosines are multiplied with, within its limit; a scalar."""
         largest = self.options.largest_scale
         log_scale = self.model.log_scale
-        return (log_scale if largest is None else log_scale.clamp(max=math.log(largest))).exp()
+        within = log_scale if largest is None else log_scale.clamp(max=math.log(largest))
+        return within.exp().reshape(())
 
-    def _cell_features(self, batch: dict[str, Tensor]) -> Tensor:
+    def cell_features(self, batch: dict[str, Tensor]) -> Tensor:
+        """Features f_BD of a batch's cells, before its head; see `forward`."""
         if "cell_features_BD" in batch:
             return batch["cell_features_BD"]
         return self._run("cell", _cell_chunks(batch, self.options.chunk), self.model.cell_features)
 
-    def _text_features(self, batch: dict[str, Tensor]) -> Tensor:
+    def text_features(self, batch: dict[str, Tensor]) -> Tensor:
+        """Features of a batch's texts, before their head: of distinct ones where the batch has those."""
         if "text_features_BD" in batch:
             return batch["text_features_BD"]
         return self._run("text", _text_chunks(batch, self.options.chunk), self.model.text_features)
