@@ -14,7 +14,7 @@ from storage.locations import Location
 if TYPE_CHECKING:
     from engine.retrieval.calibration import Calibration
     from engine.retrieval.queries import Query
-    from engine.retrieval.search import Searcher
+    from engine.retrieval.search import Found, Searcher
     from storage.phrases import PhraseBank
 
 
@@ -57,6 +57,8 @@ class Options(JobOptions):
     needs, measured on this index."""
     probes: int = 32
     """Inverted lists that --how ivf looks into."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cuda: compare all cells on a GPU, many queries at once; by cosine, and exact."""
     score_all: str | None = None
     """Also write the score of every cell to this file: one float32 per cell in the order of the cells that
     were indexed (.npy; NaN for cells that are deleted or have no vector), or with names (.parquet)."""
@@ -83,8 +85,6 @@ def run(options: Options) -> Outcome:
 
 
 _MOST_ANSWERS = 100
-# Columns of a printed table; --json has all.
-_SHOWN_COLUMNS, _SHOWN_WIDTH = 6, 28
 
 
 def _require_sense(options: Options) -> None:
@@ -103,6 +103,8 @@ def _require_sense(options: Options) -> None:
         raise InputError("--joint and --template say how --query is embedded, which is missing.")
     if options.score_all is not None and options.query_embeddings is not None:
         raise InputError("--score-all writes the scores of one query: --query or --cells-query.")
+    if options.device != "cpu" and (options.metric != "cosine" or options.how not in ("auto", "exact")):
+        raise InputError("--device cuda compares all cells by cosine; leave --metric and --how out.")
     if options.phrases is not None and options.score_all is not None and options.query is None:
         raise InputError("--score-all is of cells; with --phrases the answers are phrases.")
 
@@ -172,28 +174,19 @@ def _answered(
 ) -> Outcome:
     import numpy as np
 
-    from engine.retrieval.answers import cell_rows
+    from engine.retrieval.answers import as_table, cell_rows
     from engine.retrieval.calibration import summary
 
     index = searcher.index
     hits: list[dict[str, Any]] = []
     ways: Counter[str] = Counter()
-    for query in queries:
+    for query, found in zip(queries, _found(options, searcher, queries), strict=True):
         _say(query)
-        found = searcher.search(
-            query.vector,
-            options.top_k,
-            where=query.where,
-            metric=options.metric,
-            how=options.how,
-            shortlist=options.rerank,
-            probes=options.probes,
-        )
         if options.query is not None:
             found = found.scaled(float(np.linalg.norm(query.vector)))
         hits += cell_rows(query.name, found, index, calibration)
         ways.update(found.ways)
-    _show(hits)
+    print(as_table(hits))
     counts_out = {"hits": len(hits)}
     if options.score_all is not None:
         counts_out["scores"] = _write_scores(options, searcher, queries[0])
@@ -213,6 +206,29 @@ def _answered(
     )
 
 
+def _found(options: Options, searcher: "Searcher", queries: "Sequence[Query]") -> "list[Found]":
+    import numpy as np
+
+    from engine.retrieval.device import DeviceSearcher
+
+    if options.device != "cpu" and queries:
+        on_device = DeviceSearcher(searcher.index, options.device)
+        vectors = np.stack([query.vector for query in queries])
+        return on_device.search(vectors, options.top_k, where=queries[0].where)
+    return [
+        searcher.search(
+            query.vector,
+            options.top_k,
+            where=query.where,
+            metric=options.metric,
+            how=options.how,
+            shortlist=options.rerank,
+            probes=options.probes,
+        )
+        for query in queries
+    ]
+
+
 def _write_scores(options: Options, searcher: "Searcher", query: "Query") -> int:
     """Writes --score-all; the number of cells that have a score."""
     import numpy as np
@@ -228,7 +244,7 @@ def _write_scores(options: Options, searcher: "Searcher", query: "Query") -> int
 
 
 def _cells_to_phrases(options: Options, searcher: "Searcher") -> Outcome:
-    from engine.retrieval.answers import phrase_rows
+    from engine.retrieval.answers import as_table, phrase_rows
     from engine.retrieval.phrases import rank
     from engine.retrieval.queries import mean_of_cells
     from engine.retrieval.texts import require_joint
@@ -248,11 +264,11 @@ def _cells_to_phrases(options: Options, searcher: "Searcher") -> Outcome:
         hits += overall
         for library, rows in libraries.items():
             by_library.setdefault(library, []).extend(rows)
-    _show(hits)
+    print(as_table(hits))
     for library, rows in by_library.items():
         if len(by_library) > 1 and len(queries) == 1:
             print(f"\n{library}:")
-            _show(rows)
+            print(as_table(rows))
     return Outcome(
         lineage=searcher.index.snapshot.lineage_id,
         counts_in={"queries": len(queries), "phrases": len(bank)},
@@ -270,19 +286,6 @@ def _cells_to_phrases(options: Options, searcher: "Searcher") -> Outcome:
 def _say(query: "Query") -> None:
     for note in query.notes:
         print(note)
-
-
-def _show(hits: list[dict[str, Any]]) -> None:
-    import pandas as pd
-
-    if not hits:
-        print("no cell passes")
-        return
-    known = pd.DataFrame([hit.get("obs", {}) for hit in hits])
-    table = pd.concat([pd.DataFrame(hits).drop(columns="obs", errors="ignore"), known], axis=1)
-    if len({hit["query"] for hit in hits}) == 1:
-        table = table.iloc[:, 1:]
-    print(table.iloc[:, : 7 + _SHOWN_COLUMNS].to_string(index=False, max_colwidth=_SHOWN_WIDTH))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

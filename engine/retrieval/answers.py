@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,6 +18,9 @@ from engine.retrieval.search import Found
 from storage.errors import InputError
 from storage.index import VectorIndex
 from storage.index.cell_tables import NAME
+
+# Of a printed table; programs get all.
+_SHOWN_COLUMNS, _SHOWN_WIDTH = 6, 28
 
 
 def cell_rows(
@@ -50,6 +54,18 @@ def phrase_rows(
             for library, ranks in by_library.items()
         },
     )
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as text to print; not all columns of obs."""
+    if not rows:
+        return "nothing passes"
+    own = pd.DataFrame([{key: value for key, value in row.items() if key != "obs"} for row in rows])
+    if own["query"].nunique() == 1:
+        own = own.drop(columns="query")
+    known = pd.DataFrame([row.get("obs", {}) for row in rows]).iloc[:, :_SHOWN_COLUMNS]
+    text: str = pd.concat([own, known], axis=1).to_string(index=False, max_colwidth=_SHOWN_WIDTH)
+    return text
 
 
 def scores_file(path: str, score_C: npt.NDArray[np.float32], index: VectorIndex) -> bytes:

@@ -89,10 +89,10 @@ class Searcher:
         (`metric="dot"`) are always exact. Raises InputError for a query of another width or without length,
         a condition that cannot be read, and a shortlist where none is good enough.
         """
-        query_D = self._unit(query_D)
+        query_D = self.unit(query_D)
         if k < 1:
             raise InputError(f"{k} results asked for; at least one makes sense")
-        masks = self._passing(where)
+        masks = self.passing(where)
         counts = [
             segment.n_rows if mask is None else int(mask.sum())
             for segment, mask in zip(self.segments, masks, strict=True)
@@ -125,7 +125,7 @@ class Searcher:
         """Cosine of every row, in the order of `index.ids` (deleted rows included), within half of
         `scan.SCORE_ERROR`: what colours a map of all cells.
         """
-        query_D = self._unit(query_D)
+        query_D = self.unit(query_D)
         parts = [scan.fast_scores(segment.arrays.vectors, query_D) for segment in self.segments]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -134,7 +134,7 @@ class Searcher:
         it because they have no vector. For cells indexed at once that is the order they came in.
         """
         by_cell = np.full(self.index.facts["next_id"], np.nan, np.float32)
-        query_D = self._unit(query_D)
+        query_D = self.unit(query_D)
         for segment in self.segments:
             score = scan.fast_scores(segment.arrays.vectors, query_D)
             rows = slice(None) if segment.live is None else segment.live
@@ -145,7 +145,7 @@ class Searcher:
         """Ids of the cells that pass, ascending."""
         found = [
             segment.arrays.ids if mask is None else segment.arrays.ids[mask]
-            for segment, mask in zip(self.segments, self._passing(where), strict=True)
+            for segment, mask in zip(self.segments, self.passing(where), strict=True)
         ]
         return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
 
@@ -154,7 +154,7 @@ class Searcher:
         alike they are: 1 the same, near 0 nothing in common.
         """
         total, n = np.zeros(self.index.width), 0
-        for segment, mask in zip(self.segments, self._passing(where), strict=True):
+        for segment, mask in zip(self.segments, self.passing(where), strict=True):
             rows = np.arange(segment.n_rows) if mask is None else np.flatnonzero(mask)
             for start in range(0, len(rows), 65_536):
                 some = segment.arrays.vectors[rows[start : start + 65_536]]
@@ -162,18 +162,19 @@ class Searcher:
             n += len(rows)
         return (total / max(n, 1)).astype(np.float32), n
 
-    def _unit(self, query_D: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def unit(self, query_D: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The query's direction. Raises InputError for one of another width, or without a direction."""
         query_D = np.asarray(query_D, np.float32)
         if query_D.shape != (self.index.width,):
             raise InputError(
-                f"a query of shape {query_D.shape}; this index holds {self.index.width}-d vectors"
+                f"a query of shape {query_D.shape}; the index holds {self.index.width}-d vectors"
             )
         norm = float(np.linalg.norm(query_D))
         if not 0 < norm < np.inf:
             raise InputError(f"a query of length {norm} has no direction: a cell without tokens, perhaps")
         return query_D / np.float32(norm)
 
-    def _passing(self, where: str | None) -> list[Mask | None]:
+    def passing(self, where: str | None) -> list[Mask | None]:
         """For each segment the rows that may be found; None stands for all."""
         if where is None or not where.strip():
             return [segment.live for segment in self.segments]

@@ -213,7 +213,7 @@ def test_plans() -> None:
 def test_refusals(index: VectorIndex, arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Searcher(index).search(QUERIES[0], **arguments)
-    with pytest.raises(InputError, match=r"shape \(3,\); this index holds 48-d"):
+    with pytest.raises(InputError, match=r"shape \(3,\); the index holds 48-d"):
         Searcher(index).search(np.ones(3, np.float32))
 
 
