@@ -38,13 +38,16 @@ class AnnotationInputs:
         cls,
         cells: str,
         joint: str,
-        labels: str,
+        labels: str | None,
         *,
+        label_column: str = "",
         terms: Sequence[str] = (),
         fields: Sequence[str] = (),
         max_cells: int | None = None,
     ) -> AnnotationInputs:
-        """Raises InputError or ModelError for what is missing or does not go together."""
+        """labels: a file or terms, None for those that occur in `label_column`. Raises InputError or
+        ModelError for what is missing or does not go together.
+        """
         store = CellStore.open(cells)
         if store.n_cells == 0:
             raise InputError(f"{cells}: the cell store holds no cells.")
@@ -57,7 +60,7 @@ class AnnotationInputs:
             joint,
             fingerprint(directory),
             config,
-            tuple(read_labels(labels)),
+            tuple(occurring(store, label_column, n_cells) if labels is None else read_labels(labels)),
             read_libraries(terms),
             tuple(fields),
         )
@@ -129,3 +132,11 @@ class AnnotationInputs:
                 raise InputError(
                     f"--cluster-columns {name}: {values:,} groups; at most {MOST_CATEGORIES} get titles."
                 )
+
+
+def occurring(store: CellStore, column: str, n_cells: int) -> list[Term]:
+    """The values of an obs column as labels. Raises InputError for a column that is not there."""
+    if column not in store.obs_columns:
+        raise InputError(f"--label {column}: no such obs column; there are {', '.join(store.obs_columns)}.")
+    values = store.obs([column])[column].iloc[:n_cells].dropna().astype(str)
+    return [Term(name, (name,)) for name in sorted(set(values))]
