@@ -28,6 +28,7 @@ JOBS = {
     "phrases": "lists of terms and a joint model -> phrase bank, what cells can be called",
     "search": "vector index -> the cells most like a text or given cells; phrases for cells",
     "annotate": "cells + joint model -> h5ad for CELLxGENE: map, clusters, labels, captions",
+    "evaluate-joint": "joint model + labelled cells -> how good it is, beside baselines, and a page",
     "serve": "index, cells, features -> search, scores, conversation and a page, over HTTP",
     "inspect": "say what a dataset or model directory is, and verify it",
     "demo": "the whole street on real cells, and a page to look at",
