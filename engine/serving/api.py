@@ -1,0 +1,76 @@
+"""The whole API as one FastAPI application over the doors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import Counter, Histogram
+
+from engine.serving import problems
+from engine.serving.access import Access, BoundedBodies, Headers, read_keys
+from engine.serving.doors import Doors
+from engine.serving.routes import cells, chat, features, health, retrieval
+
+WEB = Path(__file__).parent / "web"
+
+REQUESTS = Counter("syncytium_requests", "Requests answered", ["route", "status"])
+SECONDS = Histogram(
+    "syncytium_request_seconds",
+    "Seconds to the first byte of an answer",
+    ["route"],
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)
+
+
+def create_api(doors: Doors) -> FastAPI:
+    """Everything behind one port: API, documents, page. Raises InputError for a bad key file."""
+    settings = doors.settings
+    # The framework's own document pages fetch scripts from elsewhere.
+    api = FastAPI(title="Syncytium", version="1", docs_url=None, redoc_url=None)
+    api.state.doors = doors
+    keys = None if settings.api_keys is None else read_keys(settings.api_keys)
+    api.state.access = Access(keys, settings.limits.requests_per_minute)
+    problems.install(api)
+    for module in (retrieval, cells, features, chat, health):
+        api.include_router(module.router)
+    _serve_page(api)
+    api.add_middleware(BoundedBodies, limit=settings.limits.body_bytes)
+    if settings.allow_origins:
+        api.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allow_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["X-Score-Low", "X-Score-High"],
+        )
+    api.add_middleware(Headers)
+    api.middleware("http")(_counted)
+    return api
+
+
+async def _counted(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    began = time.perf_counter()
+    response = await answer(request)
+    # The template of the route, not its text: names of columns must not become names of metrics.
+    route = getattr(request.scope.get("route"), "path", "unknown")
+    REQUESTS.labels(route, str(response.status_code)).inc()
+    SECONDS.labels(route).observe(time.perf_counter() - began)
+    return response
+
+
+def _serve_page(api: FastAPI) -> None:
+    @api.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(WEB / "index.html")
+
+    @api.get("/docs", include_in_schema=False)
+    async def documents() -> FileResponse:
+        return FileResponse(WEB / "docs.html")
+
+    api.mount("/web", StaticFiles(directory=WEB), name="web")

@@ -1,0 +1,1 @@
+"""Conversations about cells: evidence first, then words that cite it."""

@@ -1,0 +1,42 @@
+"""Whether the server lives and is ready, and its numbers for Prometheus: open to all who reach the port."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from engine.serving.doors import Doors
+from engine.serving.problems import Problem
+from engine.serving.routes.asking import WithDoors
+
+router = APIRouter(tags=["health"])
+
+_READY_SECONDS = 5.0
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """This process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(doors: Doors = WithDoors) -> dict[str, Any]:
+    """Every room answers, or 503."""
+    rooms = {name: getattr(doors, name) for name in ("cells", "texts", "counts", "features", "phrases")}
+    loaded = {name: room for name, room in rooms.items() if room is not None}
+    try:
+        async with asyncio.timeout(_READY_SECONDS):
+            facts = [await room.facts.remote() for room in loaded.values()]
+    except TimeoutError as error:
+        raise Problem(503, "not_ready", "a model does not answer yet", {"Retry-After": "5"}) from error
+    return {"status": "ready", "rooms": list(loaded), "n_cells": facts[0]["n_cells"]}
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics() -> Response:
+    """Requests and seconds of this door, in Prometheus' text format."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

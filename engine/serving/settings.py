@@ -1,0 +1,70 @@
+"""What one server serves, and what it allows: flags of `serve`, or `args` of a Serve config file."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Limits(BaseModel):
+    """Bounds of one request and of one caller; beyond them is a 4xx, never more memory."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    body_bytes: int = Field(default=4 << 20, ge=1 << 10)
+    hits: int = Field(default=100, ge=1)
+    texts: int = Field(default=256, ge=1)
+    """Texts of one embeddings request."""
+    text_characters: int = Field(default=8_192, ge=1)
+    messages: int = Field(default=64, ge=1)
+    selection_cells: int = Field(default=1_000_000, ge=1)
+    selections: int = Field(default=4_096, ge=1)
+    """Selections kept; the oldest goes first."""
+    answer_tokens: int = Field(default=1_024, ge=1)
+    answer_seconds: float = Field(default=120, gt=0)
+    requests_per_minute: int = Field(default=1_200, ge=1)
+    """Of one key, or of one address where there are no keys; for each replica of the door."""
+    ongoing: int = Field(default=64, ge=1)
+    queued: int = Field(default=256, ge=1)
+    """Requests that wait for a replica; the next one gets 503 and when to come back."""
+
+
+class Settings(BaseModel):
+    """Paths are local or fsspec URLs that every node of the cluster can open."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    index: str
+    """Vector index, as `index` writes it."""
+    joint: str | None = None
+    """Joint model of the index, where it no longer lies where the index says."""
+    cells: str | None = None
+    """Cell store the index was made from: marker genes, expression of a gene, evidence."""
+    features: str | None = None
+    """Feature tables, as `features` writes them."""
+    sae: str | None = None
+    """The sparse autoencoder of the features: which of them point the same way."""
+    phrases: str | None = None
+    """Phrase bank, as `phrases` writes it: what cells may be called."""
+    language_model: str | None = None
+    """Base URL of an OpenAI-compatible server that words the answers, e.g. http://127.0.0.1:8001/v1; it is
+    given the evidence as text. None: answers are put together from the evidence alone."""
+    language_model_name: str = "default"
+    index_version: int | None = None
+    """None: the newest; reconfiguring swaps it without dropping a request."""
+    api_keys: str | None = None
+    """File of hashed keys (`serve --new-api-key`). None: everyone who reaches the port may ask."""
+    allow_origins: tuple[str, ...] = ()
+    """Origins whose pages may call this server."""
+    feedback: str | None = None
+    """Folder for thumbs of answers: the answer's id and the direction, no text and no embedding."""
+    replicas: int = Field(default=1, ge=1)
+    """Of each model and of the door, at first."""
+    most_replicas: int | None = None
+    """Scale up to so many under load. None: no scaling."""
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _replicas_in_order(self) -> Settings:
+        if self.most_replicas is not None and self.most_replicas < self.replicas:
+            raise ValueError(f"most_replicas {self.most_replicas} is less than replicas {self.replicas}")
+        return self

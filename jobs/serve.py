@@ -1,0 +1,177 @@
+"""`syncytium serve`: search, scores, conversation and a page over an index, until it is told to stop."""
+
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.anatomy import JobOptions, Outcome, comma_separated, launch
+from storage.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.serving.settings import Settings
+    from storage.cells import CellStore
+    from storage.index import VectorIndex
+
+
+@dataclass(kw_only=True)
+class Options(JobOptions):
+    """Serve an index on a port: the page at /, the API's documents at /docs. Only this machine can reach it
+    unless --host says otherwise, and that needs --api-keys."""
+
+    index: str | None = None
+    """Vector index, as `index` writes it."""
+    joint: str | None = None
+    """Joint model of the index, where it no longer lies where the index says."""
+    cells: str | None = None
+    """Cell store the index was made from: marker genes, expression, evidence."""
+    features: str | None = None
+    """Feature tables, as `features` writes them."""
+    phrases: str | None = None
+    """Phrase bank by the same joint model, as `phrases` writes it: what cells may be called."""
+    sae: str | None = None
+    """The sparse autoencoder of the features: which features point the same way."""
+    language_model: str | None = None
+    """Base URL of an OpenAI-compatible server that words the answers (its key in
+    SYNCYTIUM_LANGUAGE_MODEL_KEY). Default: answers are put together from the evidence, without a model."""
+    language_model_name: str = "default"
+    """Name of that model there."""
+    index_version: int | None = None
+    """Version of the index. Default: the newest."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    api_keys: str | None = None
+    """File of hashed API keys; without one, everyone who reaches the port may ask."""
+    new_api_key: str | None = None
+    """Add a key of this name to --api-keys, print it once, and stop."""
+    permissions: str = "read,chat"
+    """What a new key may do: read, chat, admin."""
+    allow_origins: str = ""
+    """Origins whose pages may call this server, with commas between."""
+    feedback: str | None = None
+    """Folder for thumbs up and down; nothing is kept without one."""
+    replicas: int = 1
+    """Of each model and of the door."""
+    most_replicas: int | None = None
+    """Scale up to so many under load. Default: no scaling."""
+
+
+def run(options: Options) -> Outcome:
+    if options.new_api_key is not None:
+        return _add_key(options)
+    settings = settings_of(options)
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
+    from engine import ray_session
+    from engine.serving.application import build
+
+    application = build(settings)
+    port = options.port or _free_port(options.host)
+    with ray_session.connect(options.address):
+        # Between a client that sends on and a replica that leaves: requests in flight are finished.
+        serve.start(http_options=HTTPOptions(host=options.host, port=port))
+        try:
+            serve.run(application, name="syncytium")
+            print(f"serving {settings.index} at http://{options.host}:{port} (Ctrl-C stops it)", flush=True)
+            _until_told()
+        finally:
+            serve.shutdown()
+    return Outcome(facts={"host": options.host, "port": port}, writes_record=False)
+
+
+def settings_of(options: Options) -> "Settings":
+    """Raises InputError for what would fail or be unsafe once it is served."""
+    from engine.serving.access import read_keys
+    from engine.serving.settings import Settings
+    from storage.cells import CellStore
+    from storage.features import FeatureTables
+    from storage.index import VectorIndex
+    from storage.phrases import PhraseBank
+
+    if options.index is None:
+        raise InputError("--index is missing: say which vector index to serve.")
+    if options.api_keys is not None:
+        read_keys(options.api_keys)
+    elif options.host not in ("127.0.0.1", "localhost", "::1"):
+        raise InputError(
+            f"--host {options.host} can be reached from other machines; give --api-keys FILE "
+            "(make keys with --new-api-key NAME), or put a proxy that asks for keys before 127.0.0.1."
+        )
+    index = VectorIndex.open(options.index, options.index_version)
+    if options.cells is not None:
+        _require_cells_of(index, CellStore.open(options.cells))
+    if options.features is not None:
+        FeatureTables.open(options.features)
+    if options.phrases is not None:
+        PhraseBank.open(options.phrases)
+    return Settings(
+        index=options.index,
+        joint=options.joint,
+        cells=options.cells,
+        features=options.features,
+        phrases=options.phrases,
+        sae=options.sae,
+        language_model=options.language_model,
+        language_model_name=options.language_model_name,
+        index_version=options.index_version,
+        api_keys=options.api_keys,
+        allow_origins=comma_separated(options.allow_origins),
+        feedback=options.feedback,
+        replicas=options.replicas,
+        most_replicas=options.most_replicas,
+    )
+
+
+def _require_cells_of(index: "VectorIndex", store: "CellStore") -> None:
+    """Row i of the store must be cell i of the index."""
+    first = index.facts["sources"][0]
+    if first["n_cells"] > store.n_cells:
+        raise InputError(
+            f"--cells {store.location} holds {store.n_cells:,} cells, but the index was made from "
+            f"{first['n_cells']:,}: it is another store."
+        )
+
+
+def _add_key(options: Options) -> Outcome:
+    from engine.serving.access import new_key, read_keys
+
+    if options.api_keys is None:
+        raise InputError("--new-api-key needs --api-keys FILE: where the key's hash is kept.")
+    file = Path(options.api_keys)
+    name = str(options.new_api_key)
+    if not name.isidentifier():
+        raise InputError(f"--new-api-key {name!r}: a name of letters, digits and underscores is needed.")
+    if file.exists() and name in {key.name for key in read_keys(file)}:
+        raise InputError(f"{file} has a key {name!r} already; remove its line first.")
+    text, key = new_key(name, comma_separated(options.permissions))
+    with file.open("a") as kept:
+        kept.write(key.line + "\n")
+    file.chmod(0o600)
+    print(f"key {name}, shown once: {text}")
+    return Outcome(counts_out={"keys": 1}, writes_record=False)
+
+
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _until_told() -> None:
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+    told.wait()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return launch("serve", Options, run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,101 @@
+"""Searching and scoring over HTTP answer what the library answers."""
+
+import base64
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from engine.retrieval.search import Searcher
+from engine.retrieval.texts import Texts
+from engine.serving.settings import Settings
+from storage.index import VectorIndex
+
+
+def test_search_is_the_library_s(client: TestClient, served: Settings) -> None:
+    index = VectorIndex.open(served.index)
+    question = Texts.of_index(index).question("B cell")
+    expected = Searcher(index).search(question.vector, 7)
+    found = client.post("/v1/search", json={"text": "B cell", "k": 7}).json()
+    assert [hit["cell"] for hit in found["hits"]] == expected.cell.tolist()
+    np.testing.assert_allclose([hit["score"] for hit in found["hits"]], expected.score, atol=1e-5)
+    assert found["hits"][0]["obs"]["cell_type"]
+    assert found["index_version"] == 1
+
+
+def test_signs_weigh_scores(client: TestClient) -> None:
+    def score(text: str) -> np.ndarray:
+        response = client.post("/v1/score", json={"text": text})
+        low, high = (float(response.headers[f"x-score-{end}"]) for end in ("low", "high"))
+        levels = np.frombuffer(response.content, np.uint8).astype(float)
+        assert levels.min() == 1
+        assert levels.max() == 255
+        return low + (levels - 1) / 254 * (high - low)
+
+    both = score("B cell") - score("monocyte")
+    np.testing.assert_allclose(score("B cell MINUS monocyte"), both, atol=0.02)
+
+
+def test_cells_like_cells_within_a_condition(client: TestClient) -> None:
+    like = {"where": "cell_type = 'B cell'"}
+    found = client.post("/v1/search", json={"like": like, "where": "cell_type != 'B cell'", "k": 5}).json()
+    assert len(found["hits"]) == 5
+    assert all(hit["obs"]["cell_type"] != "B cell" for hit in found["hits"])
+
+
+def test_phrases_for_cells(client: TestClient) -> None:
+    cells = {"where": "cell_type = 'B cell'"}
+    found = client.post("/v1/phrases", json={"cells": cells, "k": 3}).json()
+    assert found["phrases"][0]["term"] == "B cell"
+    assert set(found["libraries"]) == {"types", "organs"}
+    organs = client.post("/v1/phrases", json={"cells": cells, "where": "library = 'organs'"}).json()
+    assert {each["term"] for each in organs["phrases"]} == {"blood", "liver", "plasma"}
+    assert sum(each["probability"] for each in organs["phrases"]) == pytest.approx(1)
+
+
+def test_embeddings_as_openai_reads_them(client: TestClient, served: Settings) -> None:
+    openai = pytest.importorskip("openai", reason="needs the openai client")
+    api = openai.OpenAI(api_key="none", base_url="http://testserver/v1", http_client=client)
+    texts = ["B cell", "natural killer cell"]
+    expected = Texts.of_index(VectorIndex.open(served.index)).vectors(texts)
+    found = api.embeddings.create(model="joint", input=texts)  # base64 on the wire
+    np.testing.assert_allclose([each.embedding for each in found.data], expected, atol=1e-6)
+    assert found.usage.prompt_tokens > 4
+    shorter = api.embeddings.create(model="joint", input=texts, dimensions=16, encoding_format="float")
+    cut = expected[:, :16] / np.linalg.norm(expected[:, :16], axis=1, keepdims=True)
+    np.testing.assert_allclose([each.embedding for each in shorter.data], cut, atol=1e-6)
+    assert {model.id for model in api.models.list()} == {"cells", "joint"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        api.embeddings.create(model="joint", input=texts, dimensions=4_096)
+    assert refused.value.code == "bad_dimensions"
+
+
+def test_base64_is_little_endian_float32(client: TestClient) -> None:
+    body = {"input": "B cell", "encoding_format": "base64"}
+    coded = client.post("/v1/embeddings", json=body).json()["data"][0]["embedding"]
+    plain = client.post("/v1/embeddings", json={"input": "B cell"}).json()["data"][0]["embedding"]
+    np.testing.assert_allclose(np.frombuffer(base64.b64decode(coded), "<f4"), plain, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({}, 422, "invalid_request"),
+        ({"text": "T cell", "like": {"all": True}}, 422, "invalid_request"),
+        ({"text": "T cell", "where": "tissu = 'x'"}, 400, "bad_input"),
+        ({"text": 'T "cell'}, 400, "bad_input"),
+        ({"text": "T cell", "k": 101}, 422, "invalid_request"),
+        ({"text": "T cell", "how": "guess"}, 422, "invalid_request"),
+        ({"like": {"cells": [10**9]}}, 400, "unknown_cell"),
+        ({"like": {"cells": [-1]}}, 422, "invalid_request"),
+        ({"like": {"ranges": [[0, 2**52]]}}, 413, "too_many_cells"),
+        ({"like": {"selection": "sel_no"}}, 404, "no_selection"),
+        ({"text": "T cell", "unknown": 1}, 422, "invalid_request"),
+    ],
+)
+def test_refusals_are_problems(client: TestClient, body: dict, status: int, code: str) -> None:
+    response = client.post("/v1/search", json=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["status"] == status
+    assert "Traceback" not in response.text
