@@ -1,12 +1,22 @@
-"""What our searches are measured against: indexes of faiss, each as it would be used, on one thread."""
+"""What our searches are measured against: faiss, hnswlib and LanceDB, each as it would be used.
 
+faiss and hnswlib run on one thread; LanceDB decides itself, and its CPU time is that of all its threads.
+"""
+
+import gc
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import faiss
+import hnswlib
+import lancedb
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+from lancedb.index import IvfPq
 
 from tests.benchmarks.vectors.clustered import Float32
 
@@ -14,12 +24,30 @@ Rows = npt.NDArray[np.int64]
 K = 10
 
 
+class Only(NamedTuple):
+    """Rows that may be found, as faiss takes it and as a database does."""
+
+    mask: npt.NDArray[np.bool_]
+    where: str
+
+
 class Alternative(NamedTuple):
-    """search: rows found for one query; with a mask, among those it passes. build_seconds: of CPU time."""
+    """search: rows found for one query, among some only if they are given. build_seconds: of CPU time.
+    memory_bytes: that building it added to the process, beside the vectors it was built from.
+    """
 
     name: str
     build_seconds: float
-    search: Callable[[Float32, npt.NDArray[np.bool_] | None], Rows]
+    memory_bytes: int
+    search: Callable[[Float32, Only | None], Rows]
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs."""
+    gc.collect()
+    status = Path("/proc/self/status").read_text().splitlines()
+    line = next(line for line in status if line.startswith("RssAnon:"))
+    return int(line.split()[1]) * 1024
 
 
 def flat(cells: Float32) -> Alternative:
@@ -56,6 +84,49 @@ def ivf(cells: Float32) -> Alternative:
     )
 
 
+def hnswlib_graph(cells: Float32) -> Alternative:
+    before, started = anonymous_bytes(), time.process_time()
+    graph = hnswlib.Index(space="ip", dim=cells.shape[1])
+    graph.init_index(len(cells), ef_construction=80, M=16, random_seed=0)
+    graph.set_num_threads(1)
+    graph.add_items(cells, num_threads=1)
+    graph.set_ef(64)
+    spent, memory = time.process_time() - started, anonymous_bytes() - before
+
+    def search(query_D: Float32, only: Only | None) -> Rows:
+        # Its filter is a Python function called for every row it meets.
+        allowed = None if only is None else only.mask.__getitem__
+        rows, _ = graph.knn_query(query_D[None], K, num_threads=1, filter=allowed)
+        found: Rows = rows[0].astype(np.int64)
+        return found
+
+    return Alternative("hnswlib M16, ef 64", spent, memory, search)
+
+
+def lance_ivf_pq(cells: Float32, obs: pd.DataFrame, folder: Path) -> Alternative:
+    """Inverted lists of product-quantised vectors, 20 K of them rescored; conditions before that, as SQL."""
+    n, width = cells.shape
+    before, started = anonymous_bytes(), time.process_time()
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(cells.reshape(-1)), width)
+    columns = {name: pa.array(obs[name].to_numpy()) for name in obs.columns}
+    rows = pa.table({"row": np.arange(n), "vector": vectors, **columns})
+    table: Any = lancedb.connect(folder).create_table("cells", rows)
+    n_lists = max(16, int(n**0.5))
+    config = IvfPq(distance_type="dot", num_partitions=n_lists, num_sub_vectors=width // 8)
+    table.create_index("vector", config=config)
+    spent, memory = time.process_time() - started, anonymous_bytes() - before
+
+    def search(query_D: Float32, only: Only | None) -> Rows:
+        asked = table.search(query_D).distance_type("dot").limit(K).select(["row", "_distance"])
+        asked = asked.nprobes(32).refine_factor(20)
+        if only is not None:
+            asked = asked.where(only.where, prefilter=True)
+        found: Rows = asked.to_arrow()["row"].to_numpy()
+        return found
+
+    return Alternative(f"LanceDB IVF{n_lists}-PQ, nprobe 32, refine 20", spent, memory, search)
+
+
 def _built(
     name: str,
     make: Callable[[], faiss.Index],
@@ -63,20 +134,20 @@ def _built(
     parameters: Callable[[faiss.IDSelector | None], faiss.SearchParameters] | None,
 ) -> Alternative:
     faiss.omp_set_num_threads(1)
-    started = time.process_time()
+    before, started = anonymous_bytes(), time.process_time()
     index = make()
     if not index.is_trained:
         index.train(cells[: 64 * 1_024])
     index.add(cells)
-    spent = time.process_time() - started
+    spent, memory = time.process_time() - started, anonymous_bytes() - before
     given = parameters or (lambda sel: faiss.SearchParameters(sel=sel))
     everything = given(None)
 
-    def search(query_D: Float32, mask: npt.NDArray[np.bool_] | None) -> Rows:
+    def search(query_D: Float32, only: Only | None) -> Rows:
         chosen = everything
-        if mask is not None:
-            chosen = given(faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little")))
+        if only is not None:
+            chosen = given(faiss.IDSelectorBitmap(np.packbits(only.mask, bitorder="little")))
         rows: Rows = index.search(query_D[None], K, params=chosen)[1][0]
         return rows[rows >= 0]
 
-    return Alternative(name, spent, search)
+    return Alternative(name, spent, memory, search)
