@@ -6,7 +6,7 @@ from typing import Literal
 
 import tyro
 
-from jobs.anatomy import JobOptions, Outcome, ProgressLine, launch
+from jobs.anatomy import JobOptions, Outcome, ProgressLine, comma_separated, launch
 from storage.errors import InputError
 
 LEAST = {"top_genes": 3, "min_overlap": 1, "smallest_term": 1, "listed": 0, "permutations": 0}
@@ -41,12 +41,16 @@ class Options(JobOptions):
     """Significant terms with fewer shared genes are not reported as such; they are tested all the same."""
     smallest_term: int = 5
     """Terms with fewer genes in the background are not tested."""
-    largest_term: int = 500
-    """Terms with more genes in the background are not tested."""
+    largest_term: int | None = None
+    """Terms with more genes in the background are not tested. Default: 500; 1,000 for phenotypes and
+    diseases."""
     listed: int = 10
     """Terms of each source kept for each feature even when they are not significant."""
     min_score: float = 700.0
     """Network edges with a lower score (of 1,000) do not count."""
+    ranked: str = ""
+    """Numbers of features, "4711,88", that pre-ranked GSEA (gseapy) tests as well, without a cut in their
+    lists. Make the feature tables with as many --top-genes as are to be ranked."""
     gene_key: Literal["auto", "name", "id"] = "auto"
     """What genes are compared by. auto: whichever the sources know more of."""
 
@@ -70,6 +74,7 @@ def run(options: Options) -> Outcome:
             listed=options.listed,
             permutations=options.permutations,
             min_score=options.min_score,
+            ranked=_ranked(options.ranked),
             gene_key=options.gene_key,
             seed=options.seed,
         ),
@@ -98,12 +103,25 @@ def _require_sensible(options: Options) -> None:
             raise InputError(
                 f"--{flag.replace('_', '-')} is {getattr(options, flag)}; it must be at least {least}."
             )
-    if options.largest_term < options.smallest_term:
+    if options.largest_term is not None and options.largest_term < options.smallest_term:
         raise InputError(
             f"--largest-term is {options.largest_term}, below --smallest-term {options.smallest_term}."
         )
     if not 0 < options.alpha < 1:
         raise InputError(f"--alpha is {options.alpha}; it must be between 0 and 1.")
+
+
+def _ranked(text: str) -> tuple[int, ...]:
+    """Raises InputError for what is no number, and without gseapy."""
+    from engine.interpret.enrichment.ranked import require_gseapy
+
+    parts = comma_separated(text)
+    wrong = [part for part in parts if not part.isdigit()]
+    if wrong:
+        raise InputError(f"--ranked: {', '.join(wrong)} is no feature number; write --ranked 4711,88.")
+    if parts:
+        require_gseapy()
+    return tuple(map(int, parts))
 
 
 def _flat(given: list[tuple[str, ...]]) -> list[str]:

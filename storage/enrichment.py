@@ -7,6 +7,7 @@
     rates.parquet              one row per subject (the features, a baseline) and source: what was found, and
                                what chance finds
     background.parquet         one row per gene that could have entered a list
+    ranked.parquet             where asked for: pre-ranked GSEA of some features
     sources.json               licences and releases
     report.json, report.md     what all of it comes to
     feature_validations.json, validation_summary.csv     in the schema of sae-genomics
@@ -33,6 +34,7 @@ from storage.locations import Location
 KIND = "enrichment"
 TABLES = ("terms", "features", "edges")
 CATALOGUE, RATES, BACKGROUND = "catalogue.parquet", "rates.parquet", "background.parquet"
+RANKED = "ranked.parquet"
 REPORT, SOURCES = "report.json", "sources.json"
 
 

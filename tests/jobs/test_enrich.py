@@ -124,6 +124,7 @@ def test_a_finished_run_is_left_alone(finished: Path, capsys: pytest.CaptureFixt
         (["--gmt", "{gmt}", "--smallest-term", "100"], "no term has 100"),
         (["--gmt", "{gmt}", "--alpha", "0"], "--alpha"),
         (["--gmt", "{gmt}", "--gene-key", "id"], "other gene names"),
+        (["--gmt", "{gmt}", "--ranked", "four"], "no feature number"),
         (["--gmt", "{gmt}", "--max-cells", "5"], "--max-cells"),
     ],
 )
@@ -151,3 +152,14 @@ def test_names_are_data_wherever_they_come_from(finished: Path) -> None:
     assert any(HOSTILE[:20] in str(label) for label in described["label"])
     assert np.isfinite(described.loc[: PLANTED - 1, "best_odds"]).all()
     assert len(EnrichmentTables.open(str(finished / "out")).catalogue) + 0 == SETS
+
+
+def test_ranked_lists_find_the_planted_set(finished: Path) -> None:
+    arguments = ["--features", str(finished / "features"), "--gmt", str(finished / "sets.gmt")]
+    assert enrich.main([*arguments, "--ranked", "1", *small(finished / "ranked")]) == DONE
+    table = pd.read_parquet(finished / "ranked" / "ranked.parquet")
+    assert set(table["feature"]) == {1}
+    best = table.sort_values("nes", ascending=False).iloc[0]
+    assert best["term_id"] == "SET_1"
+    assert best["p"] < 0.01
+    assert best["ranked_genes"] == 20

@@ -75,7 +75,7 @@ def scan(
     best_F, simes_F = np.ones(len(lists)), np.full(len(lists), np.nan if keep_p is None else 1.0)
     kept: list[KeptTests] = []
     countable_E = np.where(table.overlaps >= min_overlap, table.p_E, 1.0)
-    for start, stop in _blocks(lists, terms):
+    for start, stop in blocks_of(lists, terms):
         row_N, term_N, entry_N = _overlaps(lists.part(start, stop), terms, table, u_F[start:stop], v_T)
         count_E += np.bincount(entry_N, minlength=count_E.size)
         starts, filled = _row_starts(row_N, stop - start)
@@ -89,7 +89,7 @@ def scan(
     return Scan(count_E, best_F, simes_F, KeptTests.joined(kept) if kept else None)
 
 
-def _blocks(lists: GeneLists, terms: TermSets) -> Iterator[tuple[int, int]]:
+def blocks_of(lists: GeneLists, terms: TermSets) -> Iterator[tuple[int, int]]:
     """Ranges of lists with about BLOCK_TESTS tests that overlap: each gene adds the terms it is in."""
     if not len(lists):
         return

@@ -15,12 +15,15 @@ import numpy as np
 import pandas as pd
 
 from engine.interpret.databases import Databases, read_gmt
-from engine.interpret.enrichment.lists import Background, GeneLists, TermSets
+from engine.interpret.enrichment.lists import LARGEST_TERM, Background, GeneLists, TermSets
 from storage.databases import LICENCE_COLUMNS
 from storage.errors import InputError
 from storage.features import FeatureTables
 
 GeneKey = Literal["auto", "name", "id"]
+LARGEST_BROAD = 1000
+BROAD = frozenset({"phenotype", "disease"})
+"""Evidence groups whose hierarchies gather many genes in terms that still say something."""
 SMALLEST_LIST = 3
 """Features that fire on fewer genes of the background are not tested: no term could be told from chance."""
 
@@ -187,20 +190,30 @@ def _ranked(
     return {feature: tuple(genes) for feature, genes in sorted(found.items()) if len(genes) >= SMALLEST_LIST}
 
 
-def term_sets(knowledge: Knowledge, background: Background, smallest: int, largest: int) -> list[TermSets]:
+def term_sets(
+    knowledge: Knowledge, background: Background, smallest: int, largest: int | None = None
+) -> list[TermSets]:
     """The sources on a background; those without a term of a size to be tested are left out.
 
+    largest: None for LARGEST_TERM, and LARGEST_BROAD for sources whose terms are phenotypes or diseases.
     Raises InputError when nothing is left.
     """
     every = [
-        TermSets.of(background, one.name, one.terms, one.associations, smallest=smallest, largest=largest)
+        TermSets.of(
+            background,
+            one.name,
+            one.terms,
+            one.associations,
+            smallest=smallest,
+            largest=largest or (LARGEST_BROAD if set(one.terms["group"]) <= BROAD else LARGEST_TERM),
+        )
         for one in knowledge.sources
     ]
     left = [terms for terms in every if len(terms)]
     if not left:
         raise InputError(
-            f"no term has {smallest} to {largest} genes among the {len(background):,} genes of the "
-            "activations; see --smallest-term and --largest-term."
+            f"no term has {smallest} to {largest or LARGEST_TERM} genes among the {len(background):,} genes "
+            "of the activations; see --smallest-term and --largest-term."
         )
     return left
 

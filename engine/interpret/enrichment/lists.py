@@ -105,7 +105,7 @@ class TermSets:
         Matching is exact and case sensitive. Sizes are those after restriction to the background; terms
         outside [smallest, largest] are not tested.
         """
-        member_TG = _term_members(background, terms, associations)
+        member_TG = term_members(background, terms, associations)
         size_T = np.diff(member_TG.indptr)
         kept = np.flatnonzero((size_T >= smallest) & (size_T <= largest))
         ids, names, groups = (terms[name].to_numpy(object)[kept] for name in ("term_id", "name", "group"))
@@ -123,9 +123,10 @@ class TermSets:
         return replace(self, member_GT=self.member_GT[order_G])
 
 
-def _term_members(
+def term_members(
     background: Background, terms: pd.DataFrame, associations: pd.DataFrame
 ) -> sparse.csr_matrix:
+    """Genes of each term on the background, whatever their number: [T, G]."""
     term_P = pd.Index(terms["term_id"]).get_indexer(pd.Index(associations["term_id"]))
     gene_P = pd.Index(background.genes).get_indexer(pd.Index(associations["gene"]))
     known = (term_P >= 0) & (gene_P >= 0)

@@ -10,17 +10,17 @@ Shape legend: G genes, F lists, S sources, E entries of the tail table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from engine.interpret.enrichment.lists import Background, TermSets
 from engine.interpret.runs import Float64, Int64
 
-DEGREE_BANDS, EXPRESSION_BANDS = 40, 10
-"""Fine strata: with 20 in all, half of what annotation alone produces is not reproduced."""
+DEGREE_BANDS, EXPRESSION_BANDS = 60, 10
+"""Fine strata: with few, half of what annotation alone produces is not reproduced."""
 GENES_IN_STRATUM = 20
-"""On small backgrounds strata are fewer, so that about so many genes share one."""
+"""Strata hold at least about so many genes: smaller ones would hardly be shuffled."""
 
 
 def annotation_degree(background: Background, sources: Sequence[TermSets]) -> Int64:
@@ -32,21 +32,32 @@ def annotation_degree(background: Background, sources: Sequence[TermSets]) -> In
 
 
 def strata(degree_G: Int64, expression_G: Float64) -> Int64:
-    """Stratum of each gene: bands of about as many genes each by degree, and within each by expression."""
-    n_genes = degree_G.size
-    wanted = max(n_genes // GENES_IN_STRATUM, 1)
-    shrink = min(1.0, np.sqrt(wanted / (DEGREE_BANDS * EXPRESSION_BANDS)))
-    degree_bands = min(max(round(DEGREE_BANDS * shrink), 1), wanted)
-    expression_bands = max(min(round(EXPRESSION_BANDS * shrink), wanted // degree_bands), 1)
+    """Stratum of each gene: bands by degree that hold about as many annotations each, so that the few genes
+    with most of them are told apart best; within each, bands of about as many genes by expression."""
     # Genes of one degree lie by expression, so that a band is never cut by chance.
     level_G = np.nan_to_num(expression_G, nan=0.0)
-    stratum_G = np.empty(n_genes, np.int64)
     by_degree = np.lexsort((level_G, degree_G))
-    for number, band in enumerate(np.array_split(by_degree, degree_bands)):
-        by_level = band[np.argsort(level_G[band], kind="stable")]
-        for part, genes in enumerate(np.array_split(by_level, expression_bands)):
-            stratum_G[genes] = number * expression_bands + part
+    mass = np.cumsum(degree_G[by_degree] + 1)
+    stratum_G = np.empty(degree_G.size, np.int64)
+    n_strata = 0
+    for band in _bands(by_degree, (mass - 1) * DEGREE_BANDS // max(mass[-1:].sum(), 1)):
+        parts = max(1, min(EXPRESSION_BANDS, band.size // GENES_IN_STRATUM))
+        for genes in np.array_split(band[np.argsort(level_G[band], kind="stable")], parts):
+            stratum_G[genes] = n_strata
+            n_strata += 1
     return stratum_G
+
+
+def _bands(genes: Int64, number: Int64) -> Iterator[Int64]:
+    """Genes with the same number, in order; those of numbers with few genes join the next ones."""
+    start = 0
+    for stop in [*(np.flatnonzero(np.diff(number)) + 1).tolist(), genes.size]:
+        left = genes.size - stop
+        if stop - start >= GENES_IN_STRATUM and (left == 0 or left >= GENES_IN_STRATUM):
+            yield genes[start:stop]
+            start = stop
+    if start < genes.size:
+        yield genes[start:]
 
 
 def shuffled(stratum_G: Int64, seed: int, number: int) -> Int64:

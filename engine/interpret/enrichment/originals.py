@@ -33,7 +33,7 @@ COUNTED = {
     "n_gwas": "gwas",
     "n_orphanet": "orphanet",
 }
-ORIGINAL_NAMES = {"hpo": "hpo_phenotypes", "hpo-diseases": "hpo_diseases", "gwas-catalog": "gwas"}
+ORIGINAL_NAMES = {"hpo": "hpo_phenotypes", "hpo-diseases": "hpo_diseases"}
 """Our names of sources -> the original's."""
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from engine.interpret.enrichment.effects import effects
 from engine.interpret.enrichment.exact import KeptTests, Scan
+from engine.interpret.enrichment.hierarchy import Hierarchy, ParentChild, most_specific, parent_child_p
 from engine.interpret.enrichment.study import Correction, Study
 from engine.interpret.runs import Float64, Int64, rank_within
 from engine.interpret.statistics import benjamini_hochberg
@@ -22,7 +23,8 @@ GENE_SEPARATOR = "|"
 TERM_COLUMNS = [
     "feature", "source", "rank", "group", "term_id", "term", "overlap", "list_genes", "term_genes",
     "background", "p", "q", "q_by", "q_all", "q_all_by", "q_within", "significant", "discovery",
-    "odds_ratio", "odds_haldane", "odds_low", "odds_high", "fold", "jaccard", "null_share", "genes",
+    "odds_ratio", "odds_haldane", "odds_low", "odds_high", "fold", "jaccard", "null_share",
+    "p_parent_child", "q_parent_child", "most_specific", "genes",
 ]  # fmt: skip
 
 
@@ -63,12 +65,23 @@ def term_table(
     corrections: Sequence[Correction],
     everything: Correction,
     null_shares: Sequence[Float64],
+    hierarchies: Sequence[tuple[Hierarchy, ParentChild] | None],
     first: int,
     stop: int,
 ) -> pd.DataFrame:
-    """Rows (feature, source, rank) of lists [first, stop). `everything`: the family of all sources."""
+    """Rows (feature, source, rank) of lists [first, stop). `everything`: the family of all sources.
+
+    Parent-child columns are NaN for sources without a hierarchy; there every significant term is its own
+    most specific one.
+    """
     parts = [
-        _source_rows(study, one, corrections[one.source], everything, share_N, first, stop)
+        _with_parents(
+            study,
+            one,
+            hierarchies[one.source],
+            _source_rows(study, one, corrections[one.source], everything, share_N, first, stop),
+            one.between(first, stop),
+        )
         for one, share_N in zip(reported, null_shares, strict=True)
     ]
     table = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
@@ -126,6 +139,29 @@ def _source_rows(
             "null_share": share_N[rows],
             "genes": shared_genes(study, reported.source, list_N, term_N),
         }
+    )
+
+
+def _with_parents(
+    study: Study,
+    reported: Reported,
+    known: tuple[Hierarchy, ParentChild] | None,
+    table: pd.DataFrame,
+    rows: slice,
+) -> pd.DataFrame:
+    if known is None:
+        missing = np.full(len(table), np.nan)
+        return table.assign(
+            p_parent_child=missing, q_parent_child=missing, most_specific=table["significant"]
+        )
+    hierarchy, family = known
+    list_N, term_N = reported.tests.list_N[rows], reported.tests.term_N[rows]
+    p_N = parent_child_p(study.lists, study.sources[reported.source], hierarchy, list_N, term_N)
+    significant_N = table["significant"].to_numpy(bool)
+    return table.assign(
+        p_parent_child=p_N,
+        q_parent_child=family.rates(p_N),
+        most_specific=most_specific(hierarchy, list_N, term_N, significant_N),
     )
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from engine import ray_session
 from engine.interpret.enrichment.exact import Scan
+from engine.interpret.enrichment.hierarchy import Hierarchy, ParentChild, parent_child
 from engine.interpret.enrichment.inputs import (
     FeatureGenes,
     GeneKey,
@@ -28,6 +29,7 @@ from engine.interpret.enrichment.inputs import (
 )
 from engine.interpret.enrichment.network import MIN_SCORE, Network, coherence, edge_table, empty_edges
 from engine.interpret.enrichment.originals import as_json, summary, validations
+from engine.interpret.enrichment.ranked import ranked_table
 from engine.interpret.enrichment.rates import ALL_SOURCES, Chance, corrections_of, rate_table
 from engine.interpret.enrichment.report import report_page
 from engine.interpret.enrichment.rows import Reported, term_table
@@ -45,6 +47,7 @@ from storage.commits import Dataset, Snapshot
 from storage.enrichment import (
     BACKGROUND,
     CATALOGUE,
+    RANKED,
     RATES,
     REPORT,
     SOURCES,
@@ -65,17 +68,20 @@ class EnrichmentOptions:
     """What decides the tables beside the inputs.
 
     top_genes: genes of a feature that are its list. listed: terms of each source kept for a feature even when
-    they are not significant. permutations: 0 for none. min_score: of network edges.
+    they are not significant. largest_term: None for 500, and 1,000 for phenotypes and diseases, whose broad
+    terms are large. permutations: 0 for none. min_score: of network edges. ranked: features also given to
+    pre-ranked GSEA.
     """
 
     top_genes: int = 50
     alpha: float = 0.05
     min_overlap: int = 3
     smallest_term: int = 5
-    largest_term: int = 500
+    largest_term: int | None = None
     listed: int = 10
     permutations: int = 20
     min_score: float = MIN_SCORE
+    ranked: tuple[int, ...] = ()
     gene_key: GeneKey = "auto"
     seed: int = 0
 
@@ -128,6 +134,7 @@ def enrich(
         **knowledge.identity,
         "baselines": [one.dataset_id for one in opened.values()],
         **asdict(options),
+        "ranked": list(options.ranked),
     }
     dataset = plan_enrichment(output, lineage, subject.ranges, overwrite=overwrite)
     if dataset.is_complete:
@@ -193,12 +200,20 @@ def _write(
         None if knowledge.edges is None else Network.of(study.background, knowledge.edges, options.min_score)
     )
     coherent = None if network is None else coherence(study.lists, network, options.seed, options.alpha)
+    hierarchies = _hierarchies(study, knowledge)
     entries: dict[str, Any] = {}
     annotated: list[pd.DataFrame] = []
     for key, (first, stop) in subject.ranges.items():
         lists = slice(*np.searchsorted(study.lists.names_F, [first, stop]).tolist())
         terms = term_table(
-            study, tested.reported, tested.corrections, everything, shares, lists.start, lists.stop
+            study,
+            tested.reported,
+            tested.corrections,
+            everything,
+            shares,
+            hierarchies,
+            lists.start,
+            lists.stop,
         )
         genes = {int(number): subject.ranked[number] for number in study.lists.names_F[lists].tolist()}
         facts_of_range = tables.table("features", [key])
@@ -209,7 +224,7 @@ def _write(
         annotated.append(described)
     facts = _facts(subject, study, rates, pd.concat(annotated, ignore_index=True), options)
     objects = {
-        CATALOGUE: parquet(_catalogue(study)),
+        CATALOGUE: parquet(_catalogue(study, hierarchies)),
         RATES: parquet(rates),
         BACKGROUND: parquet(_background(study)),
         SOURCES: json.dumps(licence_rows(knowledge.licences), indent=2).encode(),
@@ -218,11 +233,26 @@ def _write(
         "feature_validations.json": as_json(entries),
         "validation_summary.csv": summary(entries),
     }
+    if options.ranked:
+        ranked = ranked_table(study, tables, subject.key, options.ranked, options.seed)
+        objects[RANKED] = parquet(ranked)
     counts = {name: facts[name] for name in ("n_features", "n_features_tested", "n_tests", "n_significant")}
     return dataset.finish(objects, counts), facts
 
 
-def _catalogue(study: Study) -> pd.DataFrame:
+def _hierarchies(study: Study, knowledge: Knowledge) -> list[tuple[Hierarchy, ParentChild] | None]:
+    """Of each source tested, what its parent-child tests need; None for sources without a hierarchy."""
+    tables = {one.name: one for one in knowledge.sources}
+    found: list[tuple[Hierarchy, ParentChild] | None] = []
+    for terms in study.sources:
+        one = tables[terms.source]
+        hierarchy = Hierarchy.of(study.background, terms, one.terms, one.associations)
+        known = None if hierarchy is None else parent_child(study.lists, terms, hierarchy)
+        found.append((hierarchy, known) if hierarchy and known else None)
+    return found
+
+
+def _catalogue(study: Study, hierarchies: Sequence[tuple[Hierarchy, ParentChild] | None]) -> pd.DataFrame:
     return pd.concat(
         [
             pd.DataFrame(
@@ -232,9 +262,10 @@ def _catalogue(study: Study) -> pd.DataFrame:
                     "name": terms.name_T,
                     "group": terms.group_T,
                     "n_genes": terms.sizes,
+                    "systems": known[0].systems_T if known else [""] * len(terms),
                 }
             )
-            for terms in study.sources
+            for terms, known in zip(study.sources, hierarchies, strict=True)
         ],
         ignore_index=True,
     )
