@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo demo-small test lint bench bench-smoke clean
+.PHONY: help demo test lint bench bench-smoke clean
 
 help:
 	@echo "make demo    install, then run the whole street on real cells (minutes); open demo/index.html"
@@ -29,9 +29,6 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/syncytium demo --output demo
-
-demo-small: $(VENV)/.installed
-	$(BIN)/syncytium demo --small --output build/demo
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder --durations 15

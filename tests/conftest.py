@@ -14,28 +14,34 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Before anything imports ray: the session's workers inherit these.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+# Where other tests keep the cores busy, a group of workers may take longer than Ray's minute to import torch.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
 os.environ.setdefault("RAY_enable_metrics_collection", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-_RAY = "ray"
+_RAY, _CHAOS = "ray", "chaos/"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` runs two processes: one for all tests that need Ray, which begin first, one for the others.
+    """How `make test` shares the tests out to its two processes, one group after the other.
 
-    Not more: tests of Ray keep two cores busy.
+    One process begins with all tests of the one Ray cluster, the other with the files that need none. The
+    chaos tests, which start clusters of their own, come last, a file at a time to whoever is free.
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: _group(item) != _RAY)
+    items.sort(key=lambda item: _place(_group(item)))
 
 
 def _group(item: pytest.Item) -> str:
     file = item.path.relative_to(REPOSITORY / "tests").as_posix()
-    uses_ray = "ray_cluster" in getattr(item, "fixturenames", ()) or file.startswith("chaos/")
-    return _RAY if uses_ray else file
+    return _RAY if "ray_cluster" in getattr(item, "fixturenames", ()) else file
+
+
+def _place(group: str) -> int:
+    return 0 if group == _RAY else 2 if group.startswith(_CHAOS) else 1
 
 
 @pytest.fixture(scope="session")
