@@ -14,7 +14,7 @@ from engine.models.bimamba.config import PerturbationConfig, original
 from engine.models.bimamba.create import create
 from engine.models.bimamba.heads import Prediction, negative_binomial_loss
 from engine.models.bimamba.mamba import Mamba1, Mamba2
-from engine.models.bimamba.memory import parameter_count
+from engine.models.bimamba.memory import activation_terms, parameter_count
 from engine.models.bimamba.model import PerturbationModel
 from engine.models.bimamba.objective import TrainingModule
 
@@ -27,6 +27,7 @@ __all__ = [
     "PerturbationModel",
     "Prediction",
     "TrainingModule",
+    "activation_terms",
     "create",
     "load",
     "negative_binomial_loss",

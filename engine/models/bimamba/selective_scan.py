@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # A block's positions and a segment's blocks: fastest on a CPU at 256 channels and 16 states
@@ -71,6 +72,7 @@ class _SelectiveScan(torch.autograd.Function):
         return y_BLE
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy_BLE: Tensor) -> tuple[Tensor, ...]:
         u_BLE, dt_BLE, A_EN, B_BLN, C_BLN, *before = ctx.saved_tensors
         du_BLE, ddt_BLE, dB_BLN, dC_BLN = (torch.empty_like(part) for part in (u_BLE, dt_BLE, B_BLN, C_BLN))
