@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -96,7 +97,7 @@ class Databases:
         self._described = {record.key: dict(record.facts) for record in snapshot.members}
 
     @classmethod
-    def open(cls, path: Location | str) -> Databases:
+    def open(cls, path: Location | os.PathLike[str] | str) -> Databases:
         """Raises InputError when no finished dataset is there, DamagedDataset when parts are missing."""
         snapshot = open_snapshot(Location.of(path), KIND)
         snapshot.check_sizes()

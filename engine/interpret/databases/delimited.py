@@ -100,10 +100,10 @@ def _fields(path: Path, table: Format) -> Iterator[Iterator[tuple[int, list[str]
     with open_bytes(path, table.member) as stream:
         # newline="": notes hold line breaks inside quotes.
         text = TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
-        yield _quoted(path, csv.reader(text, delimiter=table.delimiter, strict=True))
+        yield _quoted(path, table, csv.reader(text, delimiter=table.delimiter, strict=True))
 
 
-def _quoted(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+def _quoted(path: Path, table: Format, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
     number = 0
     try:
         for fields in reader:
@@ -112,7 +112,8 @@ def _quoted(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, list
                 yield number, fields
     except csv.Error as error:
         raise InputError(
-            f"{path}, after row {number}: broken quoting ({error}); download it again."
+            f"{path}, after row {number}: broken quoting, or a separator other than "
+            f"{_NAMES[table.delimiter]} ({error}); download it again."
         ) from error
 
 
@@ -131,7 +132,7 @@ def _header(
             if not layout.stated and set(filter(None, layout.columns)) <= set(names):
                 return names, layout, _below(rows, table)
         if not (table.comment and line.startswith(table.comment)):
-            raise InputError(_unknown_layout(path, number, line, table))
+            raise InputError(_unknown_layout(path, number, [*intake.comments[-1:], line], table))
         intake.comments.append(line)
     raise InputError(f"{path}: only comments, no header of {table.what}; download it again.")
 
@@ -142,17 +143,19 @@ def _below(rows: Iterator[tuple[int, list[str]]], table: Format) -> Iterator[tup
     return (row for row in rows if not row[1][0].startswith(table.comment))
 
 
-def _unknown_layout(path: Path, number: int, line: str, table: Format) -> str:
+def _unknown_layout(path: Path, number: int, lines: list[str], table: Format) -> str:
+    """lines: the one that should have been the header; before it the last comment, which may have been."""
     known = "; ".join(
         f"{layout.name}: " + (layout.stated or ", ".join(filter(None, layout.columns)))
         for layout in table.layouts
     )
-    found = line if len(line) <= 300 else line[:300] + "..."
+    found = "\n    ".join(line if len(line) <= 300 else line[:300] + "..." for line in lines)
     hint = ""
     for other, name in _NAMES.items():
-        names = {field.strip().lstrip("#").strip().strip('"') for field in line.split(other)}
-        if other != table.delimiter and any(set(filter(None, x.columns)) <= names for x in table.layouts):
-            hint = f" Its columns are separated by {name}, expected {_NAMES[table.delimiter]}."
+        for line in lines:
+            names = {field.strip().lstrip("#").strip().strip('"') for field in line.split(other)}
+            if other != table.delimiter and any(set(filter(None, x.columns)) <= names for x in table.layouts):
+                hint = f" Its columns are separated by {name}, expected {_NAMES[table.delimiter]}."
     return (
         f"{path}, line {number}: unknown layout of {table.what}.{hint}\n  header found: {found}\n"
         f"  columns known: {known}"
