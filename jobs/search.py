@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +12,9 @@ from storage.errors import InputError
 from storage.locations import Location
 
 if TYPE_CHECKING:
-    from engine.retrieval.calibration import Calibration
+    import numpy as np
+    import numpy.typing as npt
+
     from engine.retrieval.queries import Query
     from engine.retrieval.search import Found, Searcher
     from storage.phrases import PhraseBank
@@ -52,9 +54,12 @@ class Options(JobOptions):
     how: Literal["auto", "exact", "shortlist", "ivf"] = "auto"
     """auto: the cheapest way that was measured to lose nothing. exact: score every cell. shortlist: order by
     short codes first. ivf: look into --probes inverted lists, where the index has them."""
-    rerank: int | None = None
-    """Cells of a shortlist by short codes that are scored again at full width. Default: as many as recall
-    needs, measured on this index."""
+    rerank: int | Literal["markers"] | None = None
+    """A number: cells of a shortlist by short codes that are scored again at full width; by default as many
+    as recall needs, measured on this index. markers: with --query and --cells, the best cells by text are
+    reordered by the genes that the query names ("CD8+ T cell +GZMB -CCR7")."""
+    cells: str | None = None
+    """With --rerank markers: the cell store that the index was made of."""
     probes: int = 32
     """Inverted lists that --how ivf looks into."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -103,6 +108,10 @@ def _require_sense(options: Options) -> None:
         raise InputError("--joint and --template say how --query is embedded, which is missing.")
     if options.score_all is not None and options.query_embeddings is not None:
         raise InputError("--score-all writes the scores of one query: --query or --cells-query.")
+    if (options.rerank == "markers") != (options.cells is not None) or (options.cells and not options.query):
+        raise InputError(
+            "--rerank markers, --cells and --query go together: genes in a text reorder answers."
+        )
     if options.device != "cpu" and (options.metric != "cosine" or options.how not in ("auto", "exact")):
         raise InputError("--device cuda compares all cells by cosine; leave --metric and --how out.")
     if options.phrases is not None and options.score_all is not None and options.query is None:
@@ -110,34 +119,33 @@ def _require_sense(options: Options) -> None:
 
 
 def _text_to_cells(options: Options, searcher: "Searcher") -> Outcome:
-    from engine.retrieval.calibration import Calibration
-    from engine.retrieval.doubts import doubts
+    from engine.retrieval.ask import ask
     from engine.retrieval.queries import Query
     from engine.retrieval.texts import Texts
+    from storage.cells import CellStore
 
     texts = Texts.of_index(searcher.index, options.joint)
-    bank = None if options.phrases is None else _bank(options.phrases, texts.model)
-    question = texts.question(str(options.query), options.template)
-    warnings = doubts(question, texts, bank)
-    for warning in warnings:
+    answer = ask(
+        searcher.index,
+        texts,
+        str(options.query),
+        options.top_k,
+        lambda vector, k: _found(options, searcher, [Query("", vector, options.filter)], k)[0],
+        template=options.template,
+        metric=options.metric,
+        bank=None if options.phrases is None else _bank(options.phrases, texts.model),
+        store=None if options.cells is None else CellStore.open(options.cells),
+    )
+    for warning in answer.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    calibration, why_not = Calibration.of_question(searcher.index, question, options.template, options.metric)
-    query = Query(question.text, question.vector, options.filter)
-    outcome = _answered(options, searcher, [query], calibration)
-    hits = outcome.facts["hits"]
-    verdict = hits[0]["verdict"] if calibration is not None and hits else None
-    print(f"temperature {texts.temperature:.4g} (the joint model's own, frozen)")
-    print(f"verdict: {verdict} (on the best hit)" if calibration is not None else f"no verdict: {why_not}")
-    outcome.facts |= {
-        "terms": [[term.phrase, term.weight] for term in question.terms],
-        "texts": list(question.texts),
-        "truncated": bool(question.truncated),
-        "warnings": warnings,
-        "temperature": texts.temperature,
-        "joint": texts.model,
-        "verdict": verdict,
-        "no_verdict_because": why_not or None,
-    }
+    outcome = _outcome(options, searcher, answer.hits, answer.found.ways)
+    print(f"temperature {answer.temperature:.4g} (the joint model's own, frozen)")
+    verdict = None if answer.verdict is None else f"verdict: {answer.verdict} (on the best hit)"
+    print(verdict or f"no verdict: {answer.no_verdict_because or 'nothing was found'}")
+    outcome.facts |= {**answer.facts(), "joint": texts.model}
+    if options.score_all is not None:
+        scores = searcher.scores_by_cell(answer.question.vector) * answer.question.length
+        outcome.counts_out["scores"] = _write_scores(options, searcher, scores)
     return outcome
 
 
@@ -154,13 +162,25 @@ def _bank(path: str, model: str) -> "PhraseBank":
 
 
 def _cells_to_cells(options: Options, searcher: "Searcher") -> Outcome:
+    from engine.retrieval.answers import cell_rows
     from engine.retrieval.queries import like_cells
 
     if options.cells_query is None:
         queries = _given(options, searcher)
     else:
         queries = [like_cells(searcher, options.cells_query, options.minus, options.filter)]
-    return _answered(options, searcher, queries, None)
+    hits: list[dict[str, Any]] = []
+    ways: Counter[str] = Counter()
+    for query, found in zip(queries, _found(options, searcher, queries, options.top_k), strict=True):
+        _say(query)
+        hits += cell_rows(query.name, found, searcher.index)
+        ways.update(found.ways)
+    outcome = _outcome(options, searcher, hits, ways)
+    outcome.counts_in["queries"] = len(queries)
+    if options.score_all is not None:
+        scores = searcher.scores_by_cell(queries[0].vector)
+        outcome.counts_out["scores"] = _write_scores(options, searcher, scores)
+    return outcome
 
 
 def _given(options: Options, searcher: "Searcher") -> "list[Query]":
@@ -169,32 +189,42 @@ def _given(options: Options, searcher: "Searcher") -> "list[Query]":
     return of_embeddings(searcher, str(options.query_embeddings), options.max_cells, options.filter)
 
 
-def _answered(
-    options: Options, searcher: "Searcher", queries: "Sequence[Query]", calibration: "Calibration | None"
-) -> Outcome:
+def _found(options: Options, searcher: "Searcher", queries: "Sequence[Query]", k: int) -> "list[Found]":
     import numpy as np
 
-    from engine.retrieval.answers import as_table, cell_rows
+    from engine.retrieval.device import DeviceSearcher
+
+    if options.device != "cpu" and queries:
+        on_device = DeviceSearcher(searcher.index, options.device)
+        vectors = np.stack([query.vector for query in queries])
+        return on_device.search(vectors, k, where=queries[0].where)
+    return [
+        searcher.search(
+            query.vector,
+            k,
+            where=query.where,
+            metric=options.metric,
+            how=options.how,
+            shortlist=None if options.rerank == "markers" else options.rerank,
+            probes=options.probes,
+        )
+        for query in queries
+    ]
+
+
+def _outcome(
+    options: Options, searcher: "Searcher", hits: list[dict[str, Any]], ways: Mapping[str, int]
+) -> Outcome:
+    from engine.retrieval.answers import as_table
     from engine.retrieval.calibration import summary
 
     index = searcher.index
-    hits: list[dict[str, Any]] = []
-    ways: Counter[str] = Counter()
-    for query, found in zip(queries, _found(options, searcher, queries), strict=True):
-        _say(query)
-        if options.query is not None:
-            found = found.scaled(float(np.linalg.norm(query.vector)))
-        hits += cell_rows(query.name, found, index, calibration)
-        ways.update(found.ways)
-    print(as_table(hits))
-    counts_out = {"hits": len(hits)}
-    if options.score_all is not None:
-        counts_out["scores"] = _write_scores(options, searcher, queries[0])
     table = index.facts["calibration"]
+    print(as_table(hits))
     return Outcome(
         lineage=index.snapshot.lineage_id,
-        counts_in={"queries": len(queries), "cells": index.n_cells},
-        counts_out=counts_out,
+        counts_in={"queries": 1, "cells": index.n_cells},
+        counts_out={"hits": len(hits)},
         facts={
             "index_version": index.version,
             "metric": options.metric,
@@ -206,38 +236,12 @@ def _answered(
     )
 
 
-def _found(options: Options, searcher: "Searcher", queries: "Sequence[Query]") -> "list[Found]":
-    import numpy as np
-
-    from engine.retrieval.device import DeviceSearcher
-
-    if options.device != "cpu" and queries:
-        on_device = DeviceSearcher(searcher.index, options.device)
-        vectors = np.stack([query.vector for query in queries])
-        return on_device.search(vectors, options.top_k, where=queries[0].where)
-    return [
-        searcher.search(
-            query.vector,
-            options.top_k,
-            where=query.where,
-            metric=options.metric,
-            how=options.how,
-            shortlist=options.rerank,
-            probes=options.probes,
-        )
-        for query in queries
-    ]
-
-
-def _write_scores(options: Options, searcher: "Searcher", query: "Query") -> int:
+def _write_scores(options: Options, searcher: "Searcher", scores: "npt.NDArray[np.float32]") -> int:
     """Writes --score-all; the number of cells that have a score."""
     import numpy as np
 
     from engine.retrieval.answers import scores_file
 
-    scores = searcher.scores_by_cell(query.vector)
-    if options.query is not None:
-        scores *= np.float32(np.linalg.norm(query.vector))
     path = str(options.score_all)
     Location.of(path).put("", scores_file(path, scores, searcher.index))
     return int(np.isfinite(scores).sum())

@@ -92,9 +92,29 @@ def test_phrases_on_the_command_line(folder: Path, index: Path, capsys: pytest.C
     assert "warning: this looks German" in capsys.readouterr().err
 
 
+def test_markers_on_the_command_line(folder: Path, index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [
+        "search",
+        "--index",
+        str(index),
+        "--rerank",
+        "markers",
+        "--cells",
+        str(folder / "store"),
+        "--json",
+    ]
+    assert main([*asked, "--query", "B cell +MS4A1", "--top-k", "5"]) == 0
+    facts = facts_of(capsys.readouterr().out)
+    assert facts["markers"] == {"MS4A1": 1.0}
+    assert all(hit["markers"]["MS4A1"] > 0 for hit in facts["hits"][:3])
+    assert main([*asked, "--query", "B cell"]) == 2
+    assert "names no gene of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--query", "B cell", "--rerank", "markers"], "go together"),
         (["--query", "B cell", "--cells-query", "row = 1"], "one of them says what to look for"),
         (["--query", "B cell +"], "expected a phrase at character 9"),
         (["--cells-query", "row = 1", "--template", "tissue"], "say how --query is embedded"),
