@@ -17,8 +17,9 @@ from engine.perturbation.differential import mean_of
 from engine.perturbation.normalise import DEPTH, log_normalised
 from engine.perturbation.rank_sum import Array
 
-_ROUNDS = 8
+_ROUNDS = 5
 """Of correcting the factors: the mean of logarithms is not linear in them."""
+_SETTLING = 3
 _MOST, _LEAST = 30.0, 1e-3
 """Bounds of a factor: beyond them a gene would be all of a cell, or is gone."""
 
@@ -33,13 +34,17 @@ class DrawnCells:
         self.mean_G = mean_of(log_normalised(self._control_CG, depth))
 
     def draw(self, mean_G: Array, n: int, rng: np.random.Generator) -> sparse.csr_matrix:
-        """[n, G] integer counts whose log1p-normalised mean is near `mean_G`, as far as counts can be.
+        """[n, G] integer counts whose log1p-normalised mean is `mean_G`, to about one count of a gene.
 
-        A gene that no control cell expresses stays absent.
+        Cells are drawn without repeats as far as there are enough. What chance leaves of the difference is
+        settled gene by gene: single counts are taken from some cells, or given to some.
         """
-        factor_G = self._factors(mean_G, rng)
-        rows = rng.integers(0, self._control_CG.shape[0], n)
-        return _scaled(self._control_CG[rows], factor_G, rng)
+        there = self._control_CG.shape[0]
+        rows = np.concatenate([rng.permutation(there) for _ in range(-(-n // there))])[:n]
+        cells_CG = _scaled(self._control_CG[rows], self._factors(mean_G, rng), rng)
+        for _ in range(_SETTLING):
+            cells_CG = _settled(cells_CG, np.maximum(mean_G, 0), self._depth, rng)
+        return cells_CG
 
     def _factors(self, mean_G: Array, rng: np.random.Generator) -> Array:
         """[G] by which expected counts are multiplied; found on all control cells."""
@@ -55,6 +60,43 @@ class DrawnCells:
             log_factor_G = np.clip(log_factor_G + step_G, np.log(_LEAST), np.log(_MOST))
             counts_CG = _scaled(self._control_CG, np.exp(log_factor_G), rng)
         return np.asarray(np.exp(log_factor_G))
+
+
+def _settled(
+    cells_CG: sparse.csr_matrix, wanted_G: Array, depth: float, rng: np.random.Generator
+) -> sparse.csr_matrix:
+    """The cells with a gene taken out of some where its mean is too high, and put into some where too low."""
+    logs_CG = log_normalised(cells_CG, depth)
+    n, n_genes = cells_CG.shape
+    over_G = np.asarray(logs_CG.sum(axis=0), dtype=np.float64).ravel() - wanted_G * n
+    taken = _first_of_each(logs_CG, np.maximum(over_G, 0), rng)
+    kept = cells_CG.copy()
+    kept.data = np.where(taken, 0, kept.data).astype(np.float32)
+    total_C = np.maximum(np.asarray(cells_CG.sum(axis=1)).ravel(), 1)
+    one = float(np.log1p(depth / total_C).mean())
+    given_G = np.rint(np.maximum(-over_G, 0) / one).astype(np.int64)
+    genes = np.repeat(np.arange(n_genes), np.minimum(given_G, n))
+    added = sparse.csr_matrix(
+        (np.ones(len(genes), np.float32), (rng.integers(0, n, len(genes)), genes)), shape=(n, n_genes)
+    )
+    found: sparse.csr_matrix = (kept + added).tocsr()
+    found.eliminate_zeros()
+    return found
+
+
+def _first_of_each(
+    logs_CG: sparse.csr_matrix, most_G: Array, rng: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """Stored values, drawn at random within each gene, whose sum stays within `most_G`."""
+    order = np.lexsort((rng.random(len(logs_CG.data)), logs_CG.indices))
+    genes, values = logs_CG.indices[order], logs_CG.data[order].astype(np.float64)
+    sums = np.cumsum(values)
+    first = np.searchsorted(genes, np.arange(logs_CG.shape[1]))
+    before_G = np.concatenate([[0.0], sums])[first]
+    chosen = np.zeros(len(values), dtype=bool)
+    chosen[order] = sums - before_G[genes] - values / 2 <= most_G[genes]
+    chosen[order] &= most_G[genes] > 0
+    return chosen
 
 
 def _slope(counts_CG: sparse.csr_matrix, logs_CG: sparse.csr_matrix, falls_G: npt.NDArray[np.bool_]) -> Array:

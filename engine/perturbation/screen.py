@@ -140,7 +140,7 @@ def open_store(
     where = str(store.location)
     column = naming.perturbation_column(where, store.obs_columns, perturbation)
     context = naming.context_column(where, store.obs_columns, context)
-    obs = store.obs([column, *([context] if context else [])])
+    obs = store.obs(list(dict.fromkeys([column, *([context] if context else [])])))
     names = store.genes["gene_name"] if "gene_name" in store.genes.columns else store.genes.index
     return _labelled(
         where,
@@ -166,6 +166,10 @@ def _labelled(
     read: Callable[[npt.NDArray[np.int64]], sparse.csr_matrix],
     needs_controls: bool,
 ) -> Screen:
+    if column == context:
+        raise InputError(
+            f"{where}: {column!r} names both the perturbation and the context; give two columns."
+        )
     if obs[column].isna().any():
         raise InputError(
             f"{where}: obs/{column} is empty for {int(obs[column].isna().sum()):,} cells; label every cell."

@@ -40,6 +40,8 @@ class Plan:
     """Of the whole run."""
     source_tokens_per_second: float | None
     """What gives the training tokens cannot be faster than this."""
+    advice: str = "Raise --feature-parallel, --accumulation or --zero, or lower --width or --batch-tokens."
+    """What to do when it does not fit."""
 
     @property
     def memory_bytes(self) -> int:
@@ -73,8 +75,7 @@ class Plan:
         terms = ", ".join(f"{name} {_gb(size)}" for name, size in largest)
         raise InputError(
             f"{self.title}: needs {_gb(self.memory_bytes)} on each GPU ({terms}); {self.hardware.name} has "
-            f"{_gb(self.hardware.memory_bytes)}, of which {RESERVED_SHARE:.0%} stay free. Raise "
-            "--feature-parallel, --accumulation or --zero, or lower --width or --batch-tokens."
+            f"{_gb(self.hardware.memory_bytes)}, of which {RESERVED_SHARE:.0%} stay free. {self.advice}"
         )
 
     def as_json(self) -> dict[str, Any]:

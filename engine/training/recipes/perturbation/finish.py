@@ -1,0 +1,165 @@
+"""The end of training: the predictor's directory, and how it does on what was held out, beside baselines.
+
+Legend: G genes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from engine.models import bimamba
+from engine.perturbation import baselines
+from engine.perturbation.baselines import REPLICATE, Known
+from engine.perturbation.differential import mean_of
+from engine.perturbation.evaluation.context import Contender, Measured
+from engine.perturbation.normalise import log_normalised
+from engine.perturbation.predictor import Facts, Predictor
+from engine.perturbation.prior import ResponsePrior, fit
+from engine.perturbation.rank_sum import Array
+from engine.perturbation.screen import Group
+from storage.features import parquet
+
+if TYPE_CHECKING:
+    from engine.training.recipes.perturbation.measured import Measurements
+    from engine.training.recipes.perturbation.recipe import PerturbationRecipe
+
+METRICS, TABLE = "metrics.json", "evaluation/held_out.parquet"
+MODEL, PRIOR = "model", "prior"
+
+
+def publish(
+    recipe: PerturbationRecipe, models: list[bimamba.PerturbationModel], directory: Path, seed: int
+) -> None:
+    """Write the model directory, metrics.json and the table of held-out perturbations."""
+    measured = recipe.source.measured()
+    trained = recipe.split.training(measured.screen)
+    predictor = Predictor(models, _prior(recipe, measured, trained), _facts(recipe, measured, trained))
+    predictor.facts.prior_weights.update(vars(predictor.prior.weights))
+    predictor.save(directory)
+    held_out = recipe.split.validation(measured.screen)
+    rows = held_out_metrics(predictor, measured, trained, held_out, seed)
+    (directory / TABLE).parent.mkdir()
+    (directory / TABLE).write_bytes(parquet(rows))
+    (directory / METRICS).write_text(json.dumps(summary(rows, recipe, len(trained)), indent=1))
+
+
+def held_out_metrics(
+    predictor: Predictor,
+    measured: Measurements,
+    trained: Sequence[Group],
+    held_out: Sequence[Group],
+    seed: int,
+) -> pd.DataFrame:
+    """One row a held-out perturbation and contender: cell-eval's metrics of mean profiles."""
+    screen, controls = measured.screen, measured.controls
+    rng = np.random.default_rng(seed)
+    tables = []
+    for context in sorted({context for context, _ in held_out}):
+        groups = [group for group in held_out if group[0] == context]
+        labels = [label for _, label in groups]
+        targets = [screen.targets(label) for label in labels]
+        named = context if predictor.models[0].config.contexts else None
+        effects = predictor.predict(controls[context], targets, named or context)
+        known = known_of(measured, trained, context)
+        rows_of = {label: screen.target_rows(label) for label in labels}
+        names = [MODEL, PRIOR, *baselines.NAMES, REPLICATE]
+        contenders = {name: Contender(name, controls[context], controls[context], rows_of) for name in names}
+        for number, group in enumerate(groups):
+            real = Measured(len(screen.groups[group]), measured.means[group])
+            deltas: dict[str, Array | None] = {
+                MODEL: effects.delta_QG[number],
+                PRIOR: effects.prior_QG[number],
+                **{
+                    name: baselines.predict(name, known, targets[number], context) for name in baselines.NAMES
+                },
+            }
+            for name, delta_G in deltas.items():
+                if delta_G is not None:
+                    mean_G = np.maximum(controls[context] + delta_G, 0)
+                    contenders[name].add(group[1], real, Measured(real.n, mean_G), mean_G)
+            halves = _halves(measured, group, rng)
+            if halves is not None:
+                first, second = halves
+                contenders[REPLICATE].add(group[1], first, second, second.mean_G)
+        tables += _rows(contenders, context)
+    return pd.DataFrame(tables)
+
+
+def known_of(measured: Measurements, trained: Sequence[Group], context: str) -> Known:
+    """What baselines may use: the training perturbations."""
+    screened = measured.screened(trained)
+    return Known(
+        screened.delta_PG,
+        screened.targets,
+        screened.contexts,
+        measured.controls[context],
+        {gene: number for number, gene in enumerate(measured.screen.genes)},
+    )
+
+
+def summary(rows: pd.DataFrame, recipe: PerturbationRecipe, n_trained: int) -> dict[str, Any]:
+    """metrics.json: means over held-out perturbations of every contender."""
+    contenders: Mapping[str, Any] = {}
+    if len(rows):
+        means = rows.drop(columns=["context", "perturbation"]).groupby("contender", sort=False).mean()
+        contenders = {
+            str(name): {key: float(value) for key, value in row.items() if np.isfinite(value)}
+            for name, row in means.iterrows()
+        }
+    return {
+        "contenders": contenders,
+        "split": recipe.split.by,
+        "held_out": list(recipe.split.held_out),
+        "n_training": n_trained,
+        "n_held_out": int((rows["contender"] == MODEL).sum()) if len(rows) else 0,
+    }
+
+
+def _rows(contenders: Mapping[str, Contender], context: str) -> list[dict[str, Any]]:
+    found = []
+    for name, contender in contenders.items():
+        contender.finish(None)
+        found += [
+            {"context": context, "perturbation": label, "contender": name, **values}
+            for label, values in contender.rows.items()
+        ]
+    return found
+
+
+def _halves(
+    measured: Measurements, group: Group, rng: np.random.Generator
+) -> tuple[Measured, Measured] | None:
+    """Two halves of a perturbation's cells; None of fewer than four."""
+    ((_, matrix_CG),) = measured.screen.stream([group])
+    if matrix_CG.shape[0] < 4:
+        return None
+    logs_CG = log_normalised(matrix_CG)
+    first, second = np.array_split(rng.permutation(logs_CG.shape[0]), 2)
+    return Measured(len(first), mean_of(logs_CG[first])), Measured(len(second), mean_of(logs_CG[second]))
+
+
+def _prior(recipe: PerturbationRecipe, measured: Measurements, trained: Sequence[Group]) -> ResponsePrior:
+    rows = {gene: number for number, gene in enumerate(measured.screen.genes)}
+    return fit(measured.screened(trained), measured.controls, rows, recipe.sets)
+
+
+def _facts(recipe: PerturbationRecipe, measured: Measurements, trained: Sequence[Group]) -> Facts:
+    return Facts(
+        control=measured.screen.control,
+        contexts=sorted({context for context, _ in trained}),
+        trained=sorted({label for _, label in trained}),
+        held_out=list(recipe.split.held_out),
+        split=recipe.split.by,
+        members=recipe.members,
+        uses_prior=recipe.uses_prior,
+        head=recipe.config.head,
+        cells=recipe.dataset_id,
+        perturbation_column=recipe.source.perturbation,
+        context_column=recipe.source.context,
+    )
