@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from engine.streaming.inputs import Inputs
 from engine.streaming.members import Member
 from engine.streaming.metrics import Spent
 from engine.streaming.products.product import Product
+from engine.streaming.ray_data import BY_MEMBER, RETRIES, TASK_OPTIONS, quiet_context
 from engine.streaming.recipe import Recipe, Workers
 from engine.streaming.replicas import EncoderSpec, PlacementGroups
 from engine.streaming.sink import CommitSink
@@ -26,13 +26,6 @@ from engine.streaming.source import CellSource, one_row
 from engine.streaming.tokenising import TokeniseMembers
 from storage.cells import CellStore
 from storage.commits import Dataset
-
-# Ray's default is to retry for ever, so that one poison member would be retried for ever.
-RETRIES = 3
-TASK_OPTIONS = {"num_cpus": IO_CPUS, "max_retries": RETRIES}
-
-# A row is a whole member.
-BY_MEMBER = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
 
 
 def stream(
@@ -121,15 +114,6 @@ def _tokenised(
 
 def _call(tokenise: TokeniseMembers, row: pa.Table) -> pa.Table:
     return tokenise(row)
-
-
-def quiet_context() -> DataContext:
-    """A copy of Ray Data's settings under which it says nothing on its own."""
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    # Its notices of starting and ending would stand between our lines of progress.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    return context
 
 
 def _context(*, fused: bool) -> DataContext:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from engine.models import Precision
 from engine.streaming.packing import BATCH_TOKENS
+
+if TYPE_CHECKING:  # PyTorch, which not every actor of a stream needs
+    from engine.models import Precision
 
 
 @dataclass(frozen=True)

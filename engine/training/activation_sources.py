@@ -1,7 +1,7 @@
 """Where a sparse autoencoder's training tokens come from: a cache on disk, or encoders that make them.
 
 Legend: B tokens of a batch, Q of a slot (see `engine.training.mixing`), T of both, D width, R columns of a
-row (see `engine.training.chunks`).
+row (see `engine.training.cell_chunks`).
 """
 
 import math
@@ -16,7 +16,8 @@ import torch
 from engine import models
 from engine.streaming.inputs import Inputs, ModelFacts
 from engine.training.cached_activations import WINDOW_STEPS, CachedActivations, TokenClass
-from engine.training.chunks import ITEM_BYTES, CellChunks, OwnChunks, TokenBatch, TokenRows
+from engine.training.cell_chunks import ITEM_BYTES, CellChunks, TokenRows
+from engine.training.chunks import OwnChunks, TokenBatch, token_batch
 from engine.training.mixing import mixed
 from engine.training.prefetch import prefetched
 from engine.training.recipe import Share
@@ -285,7 +286,7 @@ def _at_hooks(
     chunks = family[0].chunks(share.seed, tuple(source.hook for source in family))
     with closing(family[0].rows(chunks, start_step, share, device)) as stream:
         for rows_BR in stream:
-            yield {source: chunks.batch(rows_BR, source.hook, device) for source in family}
+            yield {source: token_batch(chunks, rows_BR, source.hook, device) for source in family}
 
 
 def _cut(slots: Iterator[TokenRows], skip: int, size: int) -> Iterator[TokenRows]:

@@ -1,40 +1,28 @@
-"""Chunks of shuffled cells as activations: the unit in which an encoder makes training tokens.
-
-A chunk is a function of its number, whoever makes it: this process, or any actor of a pool. It is one array,
-a row a token, because rows are all that shuffling and the object store need to know: activations at each
-hook one after the other, then the bits of the token's gene.
+"""Makes chunks: reads their cells, encodes them, and gives rows of tokens.
 
 Legend: N tokens kept of a chunk, B of a batch, R columns of a row, D width.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from engine import models
-from engine.models import Precision, Tokeniser, Tokens
+from engine.models import Tokeniser, Tokens
 from engine.models.matching import GeneMatch
 from engine.streaming.forward import encode_cells
 from engine.streaming.members import Member
 from engine.streaming.packing import BATCH_TOKENS
 from engine.streaming.products.activations import ActivationProduct
+from engine.training.cell_chunks import CellChunks, TokenRows
 from engine.training.recipe import Share
-from storage.cell_order import CellOrder
 from storage.cells import CellStore
 from storage.checkpoints import local_copy
 from storage.shuffled_cells import read_cells
-
-TokenRows = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
-"""[N, R] in host memory: float32, or the bits of bfloat16, which NumPy and Arrow have no type for."""
-
-ITEM_BYTES = {"fp32": 4, "bf16": 2}
-GENE_BYTES = 4
 
 
 class TokenBatch(NamedTuple):
@@ -44,58 +32,15 @@ class TokenBatch(NamedTuple):
     gene_B: torch.Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellChunks:
-    """The endless sequence of chunks of a store's cells, and how they are encoded.
-
-    Chunk `c` holds positions `[c * size, (c + 1) * size)` of the shuffled order of cells, which goes on from
-    one epoch into the next. Small and picklable: it travels to every actor.
-    """
-
-    cells: str
-    n_cells: int
-    model: str
-    hooks: tuple[str, ...]
-    width: int
-    """D, at each hook."""
-    max_tokens: int
-    """Tokens encoded of a longer cell; which ones is drawn anew in every epoch."""
-    tokens_per_cell: int | None
-    """Tokens kept of a cell, drawn anew in every epoch; None keeps those of all its genes."""
-    precision: Precision
-    """What the encoder computes in, and what activations are kept in."""
-    seed: int
-    size: int
-    """Cells of a chunk."""
-
-    @property
-    def row_width(self) -> int:
-        """R."""
-        return len(self.hooks) * self.width + GENE_BYTES // ITEM_BYTES[self.precision]
-
-    @property
-    def most_bytes(self) -> int:
-        """Of a chunk of long cells."""
-        kept = min(self.max_tokens, self.tokens_per_cell or self.max_tokens)
-        return self.size * kept * self.row_width * ITEM_BYTES[self.precision]
-
-    def batch(self, rows_BR: TokenRows, hook: str, device: torch.device) -> TokenBatch:
-        """Rows as activations at one of the hooks, on `device`."""
-        start = self.hooks.index(hook) * self.width
-        x_BD = torch.from_numpy(rows_BR[:, start : start + self.width])
-        if x_BD.dtype == torch.uint16:
-            x_BD = x_BD.view(torch.bfloat16)
-        bits = np.ascontiguousarray(rows_BR[:, len(self.hooks) * self.width :])
-        gene_B = torch.from_numpy(bits.view(np.int32)[:, 0].astype(np.int64))
-        return TokenBatch(x_BD.to(device, non_blocking=True).float(), gene_B.to(device, non_blocking=True))
-
-    def chunk(self, number: int) -> Member:
-        """Its positions, as a range like any other that is encoded as one."""
-        return Member(str(number), number * self.size, (number + 1) * self.size)
-
-    @cached_property
-    def order(self) -> CellOrder:
-        return CellOrder(self.n_cells, self.seed)
+def token_batch(chunks: CellChunks, rows_BR: TokenRows, hook: str, device: torch.device) -> TokenBatch:
+    """Rows as activations at one of the hooks, on `device`."""
+    start = chunks.hooks.index(hook) * chunks.width
+    x_BD = torch.from_numpy(rows_BR[:, start : start + chunks.width])
+    if x_BD.dtype == torch.uint16:
+        x_BD = x_BD.view(torch.bfloat16)
+    bits = np.ascontiguousarray(rows_BR[:, len(chunks.hooks) * chunks.width :])
+    gene_B = torch.from_numpy(bits.view(np.int32)[:, 0].astype(np.int64))
+    return TokenBatch(x_BD.to(device, non_blocking=True).float(), gene_B.to(device, non_blocking=True))
 
 
 class ChunkReader:

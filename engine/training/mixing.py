@@ -15,7 +15,7 @@ from itertools import count
 
 import numpy as np
 
-from engine.training.chunks import TokenRows
+from engine.training.cell_chunks import TokenRows
 from storage.errors import InputError
 
 

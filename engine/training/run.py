@@ -10,6 +10,7 @@ from typing import Any
 from engine import ray_session
 from engine.models.errors import ModelError
 from engine.training import output as outputs
+from engine.training.board import Board
 from engine.training.checkpoint import FOLDER, Checkpoints, Committed
 from engine.training.loop import OnCheckpoint, Progress, train
 from engine.training.options import TrainingOptions
@@ -123,7 +124,7 @@ def train_on_ray(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     use_gpu = room.worker_gpus > 0
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    board = ray.remote(num_cpus=0)(Board).remote()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
@@ -218,26 +219,6 @@ def _end_when_refused(board: Any) -> Any:
 
 def _ignore(metrics: dict[str, float], committed: Committed) -> None:
     """In this process there is nobody to report to."""
-
-
-class _Board:
-    """A tiny actor between the workers and the driver: how far they are, and what they refuse."""
-
-    def __init__(self) -> None:
-        self._shown: tuple[int, int, str] | None = None
-        self._refusal: Exception | None = None
-
-    def show(self, done: int, total: int, unit: str) -> None:
-        self._shown = (done, total, unit)
-
-    def read(self) -> tuple[int, int, str] | None:
-        return self._shown
-
-    def refuse(self, error: Exception) -> None:
-        self._refusal = self._refusal or error
-
-    def refusal(self) -> Exception | None:
-        return self._refusal
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from engine.training.activation_sources import (
     CachedActivations,
     StreamedActivations,
 )
-from engine.training.chunks import ChunkEncoder
+from engine.training.chunks import ChunkEncoder, token_batch
 from engine.training.recipe import Share
 from storage.errors import InputError
 
@@ -73,7 +73,7 @@ def test_a_batch_mixes_cells_of_the_whole_window(cells: str, encoder_directory: 
     assert window > 2
     seen = {tuple(row) for row in batches.tolist()}
     for number in range(window):
-        made = chunks.batch(encoder.make(number), "resid_post_0", CPU)
+        made = token_batch(chunks, encoder.make(number), "resid_post_0", CPU)
         assert seen & {tuple(row) for row in made.x_BD.tolist()}, number
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -23,6 +25,7 @@ from engine.training.recipe import Batch, Share
 from engine.training.room import Room
 from engine.training.run import run_training
 from storage.locations import Location
+from tests.conftest import REPOSITORY
 from tests.training.ray_processes import object_store_bytes, private_bytes, titled
 from tests.training.tiny import TinyLoss
 
@@ -30,8 +33,17 @@ CPU = torch.device("cpu")
 ENCODERS = "EncodeChunks"
 
 
-def streamed(cells: str, encoder_directory: Path) -> StreamedActivations:
-    return StreamedActivations.plan(cells, str(encoder_directory), "resid_post_0", tokens_per_cell=16)
+def streamed(cells: str, encoder_directory: Path, actors: int | None = None) -> StreamedActivations:
+    return StreamedActivations.plan(
+        cells, str(encoder_directory), "resid_post_0", tokens_per_cell=16, actors=actors
+    )
+
+
+def test_actors_that_only_hand_on_do_not_import_pytorch() -> None:
+    """Workers wait for one after the other to start."""
+    modules = "engine.training.board", "engine.training.chunk_feed", "engine.streaming.sink"
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 
 def test_a_pool_that_loses_an_encoder_makes_what_one_process_makes(
@@ -115,7 +127,8 @@ class WitnessRecipe:
 def test_a_killed_training_worker_goes_on_with_the_same_tokens(
     ray_cluster: None, cells: str, encoder_directory: Path, tmp_path: Path
 ) -> None:
-    source = streamed(cells, encoder_directory)
+    # One encoder is enough, since it is a training worker that is lost.
+    source = streamed(cells, encoder_directory, actors=1)
     options = TrainingOptions(steps=9, batch=256, workers=2, checkpoint_every=4)
     recipe = WitnessRecipe(source, str(tmp_path / "killed"))
     run_training(recipe, options, Location.of(tmp_path / "out"))
