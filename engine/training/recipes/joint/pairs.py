@@ -80,7 +80,9 @@ class Pairs:
         else:
             for rows, (start, stop) in zip(reading.read(ranges), positions, strict=True):
                 cells = reading.order.cells(start, stop)
-                tokens = self.tokens(model, rows, np.arange(start, stop), share.seed)
+                draws = np.arange(start, stop)
+                rows = thinned(rows, self.recipe.thinning, share.seed, start)
+                tokens = self.tokens(model, rows, draws, share.seed)
                 yield self._with_tokens(model, tokens, cells)
 
     def cells(self, model: JointModel, cells: Int64) -> Batch:
@@ -161,6 +163,19 @@ def _of_tokens(tokens: Tokens) -> Batch:
         "values_T": torch.from_numpy(np.ascontiguousarray(tokens.values_T, np.float32)),
         "offsets": torch.from_numpy(tokens.offsets),
     }
+
+
+def thinned(rows: CellRows, least: float, seed: int, position: int) -> CellRows:
+    """The cells as if sequenced less deeply: of each, every molecule is kept with a probability drawn between
+    `least` and 1. The draw depends on the seed and the position of the first cell alone."""
+    if least >= 1:
+        return rows
+    random = np.random.default_rng([seed, 7, position])
+    kept = random.uniform(least, 1, rows.n_rows)
+    counts = random.binomial(rows.counts.astype(np.int64), np.repeat(kept, np.diff(rows.indptr)))
+    there = counts > 0
+    indptr = np.concatenate([[0], np.cumsum(there)])[rows.indptr]
+    return CellRows(indptr, rows.indices[there], counts[there].astype(rows.counts.dtype), rows.n_genes)
 
 
 def _filled(tokens: Tokens) -> Int64:

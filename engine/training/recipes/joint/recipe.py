@@ -72,6 +72,8 @@ class JointRecipe:
     """Of the sample of genes of cells that are too long, where cells are not drawn for training."""
     balance: str | None = None
     balance_temperature: float = 2.0
+    thinning: float = 1.0
+    """Least share of a cell's molecules that a learning cell tower is shown; 1: always all of them."""
     cell_features: str | None = None
     """Embeddings of the cells, of a locked cell tower."""
     text_features: str | None = None
@@ -110,6 +112,7 @@ class JointRecipe:
             "split": {**self.split.lineage(), "seed": self.split_seed},
             "token_seed": self.token_seed,
             "balance": [self.balance, str(self.balance_temperature)] if self.balance else None,
+            "thinning": self.thinning,
             "weights": self.weights is not None,
             "judge": [self.judge_every, self.patience],
         }
