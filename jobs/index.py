@@ -154,7 +154,7 @@ def _embedded(options: Options) -> str:
     from storage.cells import CellStore
 
     store = CellStore.open(str(options.cells))
-    _require_fit(options, set(map(str, store.obs().columns)) | {"n_tokens"})
+    _require_fit(options, {*store.obs_columns, "n_tokens"})
     place = f"{options.output_location}.embeddings/{store.dataset_id[:12]}"
     encoding, inputs = embed_joint(
         str(options.cells),
@@ -174,8 +174,11 @@ def _embedded(options: Options) -> str:
 def _require_fit(options: Options, columns: set[str]) -> None:
     """Refuses before cells are embedded what would be refused after. columns: those obs will have."""
     from engine.models.joint import load_config
+    from engine.retrieval.texts import Texts
     from storage.checkpoints import local_copy
 
+    if options.append:
+        Texts.of_index(_open(options), options.joint)
     width = load_config(local_copy(str(options.joint))).width
     if not 1 <= _index_options(options, width).short_width <= width:
         raise InputError(f"--short-dims {options.short_dims}: the joint model has {width} dimensions")

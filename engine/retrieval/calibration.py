@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.retrieval import scan
+from engine.retrieval.build import shortlist_for
 from engine.retrieval.search import Metric, Searcher
 from engine.retrieval.texts import Question, Texts, in_template
 from storage.errors import InputError
@@ -109,8 +110,8 @@ def verdict_of(probability: float) -> Verdict:
 def calibrate(
     index: VectorIndex, texts: Texts, column: str, template: str | None = None
 ) -> tuple[VectorIndex, bool]:
-    """A version of the index with a calibration by the kinds in an obs column; the index itself, and False,
-    if it has just that one already.
+    """A version of the index with a calibration by the kinds in an obs column, whose shortlists are long
+    enough for those texts too; the index itself, and False, if it has just that calibration already.
 
     Raises InputError for a column that is not there, and for fewer than three kinds of ten cells each.
     """
@@ -120,7 +121,8 @@ def calibrate(
         return index, False
     searcher = Searcher(index)
     kind_N, kinds = _kinds(index, column)
-    judged, null = _judged(searcher, texts.vectors(in_template(kinds, template)), kind_N)
+    vectors = texts.vectors(in_template(kinds, template))
+    judged, null = _judged(searcher, vectors, kind_N)
     score, probability = isotonic(judged.score, judged.right, judged.weight)
     table = {
         **asked,
@@ -133,7 +135,7 @@ def calibrate(
         "review_from": _reached(score, probability, REVIEW),
         "held_out_error": held_out_error(judged),
     }
-    return versions.calibrate(index, table), True
+    return versions.calibrate(index, table, shortlist_for(index, vectors)), True
 
 
 def isotonic(score: Float64, right: npt.NDArray[np.bool_], weight: Float64) -> tuple[Float64, Float64]:

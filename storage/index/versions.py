@@ -77,12 +77,11 @@ def append(index: VectorIndex, segments: Sequence[Record], source: Mapping[str, 
     return VectorIndex(publish(before, [*before.members, *segments], before.objects, facts))
 
 
-def calibrate(index: VectorIndex, table: Mapping[str, Any]) -> VectorIndex:
-    """A version with this calibration of its scores in place of the one it had."""
+def calibrate(index: VectorIndex, table: Mapping[str, Any], shortlist: Mapping[str, Any]) -> VectorIndex:
+    """A version with this calibration of its scores, and these measured shortlists, in place of its own."""
     before = index.snapshot
-    return VectorIndex(
-        publish(before, before.members, before.objects, {**before.facts, "calibration": table})
-    )
+    facts = {**before.facts, "calibration": dict(table), "shortlist": dict(shortlist)}
+    return VectorIndex(publish(before, before.members, before.objects, facts))
 
 
 def delete(index: VectorIndex, ids: npt.NDArray[np.int64]) -> VectorIndex:

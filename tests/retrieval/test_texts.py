@@ -122,6 +122,18 @@ def test_another_model_is_refused(folder: Path, index: VectorIndex, tmp_path: Pa
         Texts.of_index(index, str(tmp_path / "joint"))
 
 
+def test_where_the_model_lies_can_be_said_later(folder: Path, index: VectorIndex) -> None:
+    """Of embeddings that were indexed without naming their joint model."""
+    without = VectorIndex(index.snapshot)
+    without.facts = {**index.facts, "joint": {"path": None, "model": index.facts["joint"]["model"]}}
+    with pytest.raises(InputError, match="does not say where its joint model lies"):
+        Texts.of_index(without)
+    assert Texts.of_index(without, str(folder / "joint")).width == 32
+    without.facts = {**index.facts, "joint": None}
+    with pytest.raises(InputError, match="embedded by an encoder without texts"):
+        Texts.of_index(without)
+
+
 def test_a_calibration_says_how_often_a_score_is_right(
     index: VectorIndex, calibrated: VectorIndex, texts: Texts
 ) -> None:
@@ -133,6 +145,9 @@ def test_a_calibration_says_how_often_a_score_is_right(
     assert 0 <= table["held_out_error"] < 0.35
     assert abs(table["null_mean"]) < 0.3 < table["match_from"]
     assert calibrate(calibrated, texts, "cell_type") == (calibrated, False)
+    before, after = (made.facts["shortlist"]["recalls"] for made in (index, calibrated))
+    assert before.keys() == after.keys()
+    assert all(after[length] <= before[length] for length in before)
     calibration, _ = Calibration.of_index(calibrated)
     assert calibration is not None
     searcher = Searcher(calibrated)
