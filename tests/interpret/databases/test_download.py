@@ -192,6 +192,12 @@ def test_redirects_lead_to_no_file_of_this_machine(tmp_path: Path, site: Site) -
     assert not (tmp_path / "part").exists()
 
 
+def test_a_key_in_a_header_follows_no_redirect(tmp_path: Path, site: Site) -> None:
+    site.redirects["/moved"] = "/sets.gmt"
+    fetch(f"{site.url}/moved", tmp_path / "part", Key("KEY", PRIVATE), {"Authorization": PRIVATE})
+    assert [headers.get("Authorization") for _, headers in site.asked] == [PRIVATE, None]
+
+
 def test_disgenet_page_by_page(
     tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, excerpts: Path
 ) -> None:
