@@ -74,6 +74,12 @@ def _kept_mamba1(config: PerturbationConfig, bf16: bool, device: str) -> int:
 
 
 def _widest(config: PerturbationConfig) -> int:
-    """Numbers of a token that the backward pass of a layer holds at once beside what was kept."""
-    states = 2 * config.ngroups * config.d_state if config.block == "mamba2" else 0
-    return 2 * (2 * config.d_inner + states) + 3 * config.d_inner
+    """Numbers of a token that the backward pass of a layer holds at once beside what was kept.
+
+    Gradients of both directions' projections, of the convolution's inputs and outputs, and of the gate.
+    """
+    if config.block == "mamba1":
+        return 12 * config.d_inner
+    x = config.d_inner + 2 * config.ngroups * config.d_state
+    z = config.d_inner + x + config.d_inner // config.headdim
+    return 2 * z + 4 * x + 4 * config.d_inner
