@@ -161,6 +161,7 @@ def test_download_and_read_in_one_command(
         ([], "--from is missing"),
         (["--from", "nowhere"], "no such folder"),
         (["--from", ".", "--accept-licences"], "belongs to --download"),
+        (["--download", "--only", "genecards", "--from", "."], "no such source"),
         (["--download", "--only", "disgenet", "--from", "."], "DisGeNET is restricted"),
         (["--download", "--only", "kegg", "--from", "."], "KEGG pathways is restricted: academic use only"),
     ],

@@ -22,8 +22,8 @@ from engine.interpret.databases.hgnc import Gene, GeneNames, unmapped_table
 from engine.interpret.databases.intake import Intake
 from engine.interpret.databases.ontologies import Ontology, read_obo
 from engine.interpret.databases.origins import origin_of
-from engine.interpret.databases.registry import Files, Source
 from engine.interpret.databases.rules import rules_of
+from engine.interpret.databases.source import Files, Source
 from storage import databases as stored
 from storage.commits import Snapshot
 from storage.locations import Location
@@ -81,7 +81,7 @@ def read_source(source: Source, files: Files, rules: Any) -> Intake:
     intake = Intake()
     source.read(files, rules, intake)
     if "mondo" in files:
-        _mondo(files["mondo"][0]).name_terms(intake)
+        _mondo(*_version(files["mondo"][0])).name_terms(intake)
     if not intake.associations and intake.edges is None:
         read = ", ".join(f"{count:,} rows of {name}" for name, count in intake.rows.items())
         intake.notes.append(f"{source.name}: no association passed the rules ({read})")
@@ -89,7 +89,7 @@ def read_source(source: Source, files: Files, rules: Any) -> Intake:
 
 
 @lru_cache(maxsize=1)
-def _mondo(path: Path) -> Ontology:
+def _mondo(path: Path, *version: int) -> Ontology:
     return read_obo(path, prefix="MONDO:")
 
 
@@ -212,7 +212,17 @@ def _lineage(found: Found, preset: str) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=4096)
 def sha256(path: Path) -> str:
+    return _sha256(*_version(path))
+
+
+def _version(path: Path) -> tuple[Path, int, int]:
+    """A file as it is now: what is remembered of it holds until it changes."""
+    stat = path.stat()
+    return path, stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, *version: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -19,6 +19,7 @@ from urllib.parse import urljoin
 from engine.interpret.databases import remotes
 from engine.interpret.databases.disgenet_pages import coding_genes, fetch_pages
 from engine.interpret.databases.files import open_bytes
+from engine.interpret.databases.found import require_known
 from engine.interpret.databases.origins import write_origin
 from engine.interpret.databases.registry import SOURCES
 from engine.interpret.databases.remotes import SHARED, Remote
@@ -38,6 +39,7 @@ def download(folder: Path, only: Sequence[str], *, accept_licences: bool, say: S
     `accept_licences` and, where they need one, with a key in the environment. Raises InputError when a source
     asked for cannot be had for want of either, Unavailable when no address has a file.
     """
+    require_known(only)
     wanted = _wanted(only, accept_licences, say)
     for source in SOURCES:
         if any(remote.source == source.name for remote in wanted):

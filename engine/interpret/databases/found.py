@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.interpret.databases import gmt
-from engine.interpret.databases.registry import GMT, HGNC, NAMES, SOURCES, Role, Source
+from engine.interpret.databases.registry import GMT, HGNC, NAMES, SOURCES
+from engine.interpret.databases.source import Role, Source
 from storage.errors import InputError
 
 _PACKED = re.compile(r"\.(gz|zip)$", re.IGNORECASE)
@@ -17,12 +18,15 @@ _PACKED = re.compile(r"\.(gz|zip)$", re.IGNORECASE)
 
 @dataclass
 class Found:
-    """Sources with their files. passed_over: files that fit a role for which another was taken."""
+    """Sources with their files. passed_over: files that fit a role for which another was taken.
+    unknown: files that fit none.
+    """
 
     sources: list[tuple[Source, dict[str, list[Path]]]] = field(default_factory=list)
     hgnc: Path | None = None
     passed_over: list[Path] = field(default_factory=list)
     not_asked_for: list[str] = field(default_factory=list)
+    unknown: list[Path] = field(default_factory=list)
 
 
 def find_sources(folder: Path, only: Sequence[str] = ()) -> Found:
@@ -32,11 +36,9 @@ def find_sources(folder: Path, only: Sequence[str] = ()) -> Found:
     compared as numbers (`26.06` after `25.12`). Raises InputError for a folder that is not there, an unknown
     name in `only`, one whose files are not there, or nothing at all.
     """
+    require_known(only)
     if not folder.is_dir():
         raise InputError(f"--from {folder}: no such folder on this machine.")
-    unknown = [name for name in only if name not in NAMES and not name.startswith("gmt-")]
-    if unknown:
-        raise InputError(f"--only {', '.join(unknown)}: no such source; there are {', '.join(NAMES)}.")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_content(path, folder))
     found = Found()
     found.hgnc = _single(files, HGNC, found)
@@ -53,7 +55,20 @@ def find_sources(folder: Path, only: Sequence[str] = ()) -> Found:
     taken = {path for _, roles in found.sources for paths in roles.values() for path in paths}
     found.sources += _gene_sets(files, only, taken)
     _require_found(found, folder, only)
+    found.unknown = [path for path in files if not _is_known(folder, path)]
     return found
+
+
+def _is_known(folder: Path, path: Path) -> bool:
+    every = (*(role for source in (*SOURCES, GMT) for role in source.roles), HGNC)
+    return any(_is_of(folder, path, pattern) for role in every for pattern in role.patterns)
+
+
+def require_known(only: Sequence[str]) -> None:
+    """Raises InputError for a name that is no source's."""
+    unknown = [name for name in only if name not in NAMES and not name.startswith("gmt-")]
+    if unknown:
+        raise InputError(f"--only {', '.join(unknown)}: no such source; there are {', '.join(NAMES)}.")
 
 
 def _is_content(path: Path, folder: Path) -> bool:
@@ -91,14 +106,20 @@ def _parts(folder: Path, files: Sequence[Path], role: Role, found: Found) -> lis
     for pattern in role.patterns:
         groups: dict[Path, list[Path]] = {}
         for path in files:
-            name = f"/{path.relative_to(folder).as_posix()}" if "/" in pattern else path.name
-            if fnmatch.fnmatchcase(name, pattern):
+            if _is_of(folder, path, pattern):
                 groups.setdefault(path.parent if "/*" in pattern else path, []).append(path)
         if groups:
             chosen, *others = sorted(groups, key=_natural, reverse=True)
             found.passed_over += [path for other in others for path in groups[other]]
             return groups[chosen]
     return []
+
+
+def _is_of(folder: Path, path: Path, pattern: str) -> bool:
+    """Whether a pattern fits: one with a slash the path below the folder, others the name."""
+    if "/" in pattern:
+        return fnmatch.fnmatchcase(f"/{path.relative_to(folder).as_posix()}", pattern)
+    return _fits(path, pattern)
 
 
 def _fits(path: Path, pattern: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -50,8 +52,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 def built(folder: Path, output: Path, preset: str = "recommended", overwrite: bool = False) -> Databases:
-    build.sha256.cache_clear()
-    build._mondo.cache_clear()
     build.build(find_sources(folder), preset, Location.of(output), overwrite=overwrite)
     return Databases.open(output)
 
@@ -160,6 +160,31 @@ def test_a_killed_run_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.
     resumed = built(folder, tmp_path / "out")
     assert written == ["string", "gencc", "gencc", "gmt-mine"]
     assert resumed.snapshot.all_objects == built(folder, tmp_path / "whole").snapshot.all_objects
+
+
+def test_packed_files_are_read_as_they_are(excerpts: Path, tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    for folder in (plain, packed):
+        folder.mkdir()
+    for name, path in {
+        "gwas-catalog-associations_ontology-annotated-full.tsv": "gwas_catalog/gwas_catalog_v1.0.1_2015.tsv",
+        "ReactomePathways.gmt": "reactome/ReactomePathways.gmt",
+        "genes_to_phenotype.txt": "hpo/genes_to_phenotype.legacy9col.txt",
+    }.items():
+        content = (excerpts / path).read_bytes()
+        (plain / name.replace("-associations_ontology-annotated-full", "-associations")).write_bytes(content)
+        if name.endswith(".txt"):
+            (packed / f"{name}.gz").write_bytes(gzip.compress(content))
+            continue
+        with zipfile.ZipFile(
+            packed / f"{name.removesuffix('.tsv')}.zip", "w", zipfile.ZIP_DEFLATED
+        ) as archive:
+            archive.writestr(name, content)
+    one, other = built(plain, tmp_path / "one"), built(packed, tmp_path / "other")
+    assert one.sources == other.sources == ["hpo", "gwas", "reactome"]
+    for source in one.sources:
+        assert len(one.associations(source)) > 0
+        pd.testing.assert_frame_equal(one.associations(source), other.associations(source))
 
 
 def test_all_sources_of_one_table_are_read_at_once(folder: Path, tmp_path: Path) -> None:

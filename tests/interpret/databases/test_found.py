@@ -56,6 +56,11 @@ def test_datasets_in_parts_are_taken_whole_from_one_release(folder: Path) -> Non
     }
 
 
+def test_files_of_no_known_name_are_listed(folder: Path) -> None:
+    make(folder, "h.gmt", "genes_to_disese.txt", "ot/26.06/disease/part-0.parquet", "hp.obo")
+    assert [path.name for path in find_sources(folder).unknown] == ["genes_to_disese.txt"]
+
+
 def test_gene_sets_each_are_a_source(folder: Path) -> None:
     make(
         folder,
