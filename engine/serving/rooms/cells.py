@@ -102,8 +102,11 @@ class CellRoom:
 
     def scores(self, query_D: Float32, factor: float) -> Scores:
         """Cosine of every cell with the query's direction, times `factor`."""
-        score_N = self._view.searcher.scores(query_D)[self._view.order] * np.float32(factor)
-        return levels_of(score_N)
+        return levels_of(self.exact_scores(query_D, factor))
+
+    def exact_scores(self, query_D: Float32, factor: float) -> Float32:
+        """As `scores`, `[N]` float32."""
+        return self._view.searcher.scores(query_D)[self._view.order] * np.float32(factor)
 
     def ids(self, where: str | None) -> npt.NDArray[np.int64]:
         return self._view.searcher.cells(where)
