@@ -22,6 +22,8 @@ about a feature's meaning than the kind of cells, of which most features have so
 UNCHECKED = 0.5
 """Factor for a term that was not compared with permutations."""
 SINGLE_GENE_BITS = 1.0
+UBIQUITOUS_DENSITY, UBIQUITOUS = 0.1, 0.5
+"""A feature that fires on more of the tokens is rarely about one thing: its confidence is halved."""
 _PREFIX = re.compile(
     r"^(HALLMARK|REACTOME|KEGG|KEGG_MEDICUS|BIOCARTA|PID|WP|GOBP|GOCC|GOMF|GO|HP)_(?=[A-Z0-9])"
 )
@@ -43,6 +45,7 @@ class Evidence:
     cell_label: str = ""
     auroc: float = math.nan
     entropy: float = math.nan
+    density: float = 0.0
     terms: tuple[str, ...] = ()
     """Names of further significant terms, best first."""
 
@@ -75,7 +78,8 @@ def from_template(evidence: Evidence, alpha: float) -> Label:
         parts.insert(0, f"{genes} alone" if single else genes)
         basis.insert(0, "gene" if single else "genes")
     name = clipped(" ".join(parts) if evidence.term else "; ".join(parts)) or "silent"
-    return Label(name, round(1 - doubt, 3), "+".join(basis))
+    confidence = (1 - doubt) * (UBIQUITOUS if evidence.density > UBIQUITOUS_DENSITY else 1.0)
+    return Label(name, round(confidence, 3), "+".join(basis))
 
 
 def _term_strength(evidence: Evidence, alpha: float) -> float:
@@ -137,6 +141,7 @@ def evidence_of(
         cell_label=str(feature["best_label"]) if has_label else "",
         auroc=float(auroc) if has_label and auroc is not None else math.nan,
         entropy=float(feature.get("gene_entropy", math.nan)),
+        density=float(feature.get("density", 0.0)),
         terms=terms,
     )
 

@@ -1,18 +1,4 @@
 // What one feature responds to, beside the map.
-function bars(kind, entries) {
-  const longest = Math.max(...entries.map((entry) => entry.length), 1e-12);
-  return make("ul", { class: `bars ${kind}` }, ...entries.map((entry) => make("li", { title: entry.title },
-    make("span", { class: "name" }, entry.name),
-    make("span", { class: "track" },
-      make("i", { style: { width: `${(100 * entry.length) / longest}%`, background: entry.colour || "" } })),
-    make("span", { class: "value" }, entry.value))));
-}
-
-function facts(pairs) {
-  return make("dl", { class: "facts" },
-    ...pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
-}
-
 function geneBars(feature) {
   return bars("genes-of", feature.genes.map((gene) => ({
     name: gene.name,

@@ -44,3 +44,17 @@ const probability = (p) => (p === null ? "–" : p === 0 ? "< 10⁻³⁰⁰" : p
 const percent = (share) =>
   share === 0 ? "0 %" : share < 0.0001 ? "< 0.01 %" : `${Number((share * 100).toPrecision(share < 0.1 ? 2 : 3))} %`;
 const fixed = (value, digits) => (value === null ? "–" : value.toFixed(digits));
+
+function bars(kind, entries) {
+  const longest = Math.max(...entries.map((entry) => entry.length), 1e-12);
+  return make("ul", { class: `bars ${kind}` }, ...entries.map((entry) => make("li", { title: entry.title },
+    make("span", { class: "name" }, entry.name),
+    make("span", { class: "track" },
+      make("i", { style: { width: `${(100 * entry.length) / longest}%`, background: entry.colour || "" } })),
+    make("span", { class: "value" }, entry.value))));
+}
+
+function facts(pairs) {
+  return make("dl", { class: "facts" },
+    ...pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+}
