@@ -65,7 +65,7 @@ def test_a_failed_run_goes_on_with_what_is_missing(donor_cells: str, tmp_path: P
 def test_of_two_who_wrote_a_part_the_first_is_believed(donor_cells: str, tmp_path: Path) -> None:
     with language_model() as model:
         make_captions(donor_cells, writer(model.url), Location.of(tmp_path), on_ray=False)
-    dataset = Dataset.open(tmp_path)
+    dataset = Dataset.open(Location.of(tmp_path))
     before = dataset.record("000000")
     commit_part(dataset, "000000", ["another caption of these cells"] * 4)
     assert dataset.record("000000") == before
