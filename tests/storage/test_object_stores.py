@@ -88,6 +88,8 @@ def test_a_store_that_stays_down_is_named(
     place: Location, faulty_store: FaultyStore, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
+    # Between requests of its own the driver waits for seconds.
+    monkeypatch.setattr(object_stores, "_S3_REQUESTS_OF_MANY", 2)
     place.put("object", b"x")
     faulty_store.trouble = {fault: 1.0}
     for request in (
