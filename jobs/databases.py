@@ -51,7 +51,9 @@ def run(options: Options) -> Outcome:
         print(f"databases: {path} is not read: another file of its kind is", file=sys.stderr)
     if found.unknown:
         names = ", ".join(path.name for path in found.unknown[:5])
-        print(f"databases: not read, of no known name: {names} ({len(found.unknown)} in all)", file=sys.stderr)
+        print(
+            f"databases: not read, of no known name: {names} ({len(found.unknown)} in all)", file=sys.stderr
+        )
     for name in found.not_asked_for:
         print(f"databases: {name} is not read unless it is named in --only", file=sys.stderr)
     built = build(

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from engine.interpret.databases.found import Found
@@ -99,20 +100,16 @@ def normalised(
     """(tables by name, facts) of one source, genes by their approved symbols; adds the genes to `genes`."""
     rows: dict[tuple[str, str, str], tuple[float, str]] = {}
     used: Counter[Gene] = Counter()
-    for association, (score, raw) in intake.associations.items():
+    while intake.associations:  # taken out one by one: two copies of GO's two million would not be small
+        association, (score, raw) = intake.associations.popitem()
         gene = names.find(association.gene)
         used[gene] += 1
         key = (association.term_id, gene.gene, association.evidence)
-        if key not in rows or score > rows[key][0]:
+        known = rows.get(key)
+        if known is None or score > known[0] or (not score < known[0] and raw < known[1]):
             rows[key] = (score, raw)
     tables = {
-        stored.ASSOCIATIONS: pd.DataFrame(
-            [
-                (g, t, source.name, e, score, raw, intake.release)
-                for (t, g, e), (score, raw) in sorted(rows.items())
-            ],
-            columns=stored.SCHEMAS[stored.ASSOCIATIONS].names,
-        ),
+        stored.ASSOCIATIONS: _associations(source.name, rows, intake.release),
         stored.TERMS: _terms(source, intake, {term for term, _, _ in rows}),
     }
     if intake.edges is not None:
@@ -121,6 +118,22 @@ def normalised(
     tables[stored.UNMAPPED] = unmapped_table(used)
     found_by = Counter(gene.found_by for gene in used)
     return tables, {"genes_found_by": dict(sorted(found_by.items()))}
+
+
+def _associations(
+    source: str, rows: dict[tuple[str, str, str], tuple[float, str]], release: str
+) -> pd.DataFrame:
+    keys = sorted(rows)
+    columns = {
+        "gene": [gene for _, gene, _ in keys],
+        "term_id": [term for term, _, _ in keys],
+        "source": source,
+        "evidence": [evidence for _, _, evidence in keys],
+        "score": np.array([rows[key][0] for key in keys], np.float64),
+        "raw_term": [rows[key][1] for key in keys],
+        "release": release,
+    }
+    return pd.DataFrame(columns)
 
 
 def _terms(source: Source, intake: Intake, used: set[str]) -> pd.DataFrame:
