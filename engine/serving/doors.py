@@ -29,8 +29,8 @@ class CellChoice(BaseModel):
 
     cells: list[CellId] = []
     ranges: list[tuple[CellId, CellId]] = []
-    where: str | None = Field(None, max_length=4_000)
-    selection: str | None = Field(None, max_length=64)
+    where: str | None = Field(default=None, max_length=4_000)
+    selection: str | None = Field(default=None, max_length=64)
     all: Literal[True] | None = None
 
     @model_validator(mode="after")

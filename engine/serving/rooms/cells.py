@@ -102,9 +102,9 @@ class CellRoom:
 
     def scores(self, query_D: Float32, factor: float) -> Scores:
         """Cosine of every cell with the query's direction, times `factor`."""
-        return levels_of(self.exact_scores(query_D, factor))
+        return levels_of(self.all_scores(query_D, factor))
 
-    def exact_scores(self, query_D: Float32, factor: float) -> Float32:
+    def all_scores(self, query_D: Float32, factor: float) -> Float32:
         """As `scores`, `[N]` float32."""
         return self._view.searcher.scores(query_D)[self._view.order] * np.float32(factor)
 

@@ -37,6 +37,8 @@ _KEYWORDS = 5
 _TURN = re.compile(r"\[INST\](.*?)\[/INST\]", re.DOTALL)
 _counter = itertools.count()
 
+Texts = Annotated[list[str], Field(max_length=1_024)]
+
 
 class Generate(BaseModel):
     """A prompt with `<image>` for each vector in `images`."""
@@ -108,9 +110,7 @@ class Interpret(OfCells):
 
 
 @router.post("/clip/api/text_embedding", response_class=Response)
-async def text_embedding(
-    texts: Annotated[list[str], Field(max_length=1_024)], doors: Doors = WithDoors
-) -> Response:
+async def text_embedding(texts: Texts, doors: Doors = WithDoors) -> Response:
     """A pickled float32 array of unit vectors: what their client unpickles."""
     if doors.texts is None:
         raise not_loaded("joint model", "--joint")
@@ -163,7 +163,7 @@ async def generate(asked: Generate, doors: Doors = WithDoors) -> Response:
 async def score_text(asked: Text, request: Request, doors: Doors = WithDoors) -> Response | dict[str, float]:
     """Every cell's score, as a CELLxGENE matrix; or as JSON by cell name, for who accepts that."""
     question = await doors.question(asked.text)
-    scores = await doors.cells.exact_scores.remote(question.vector, question.length)
+    scores = await doors.cells.all_scores.remote(question.vector, question.length)
     if "application/json" in request.headers.get("accept", ""):
         rows = await doors.cells.names.remote(await doors.cells.ids.remote(None))
         return {row["name"]: float(score) for row, score in zip(rows, scores, strict=True)}
@@ -211,9 +211,8 @@ async def interpret(asked: Interpret, doors: Doors = WithDoors) -> dict[str, Any
     ids = await doors.chosen(asked.cell_selection.choice)
     question = await doors.question(asked.text)
     everyone = await doors.cells.ids.remote(None)
-    scores = (await doors.cells.exact_scores.remote(question.vector, question.length))[
-        np.searchsorted(everyone, ids)
-    ]
+    scores = await doors.cells.all_scores.remote(question.vector, question.length)
+    scores = scores[np.searchsorted(everyone, ids)]
     order = np.argsort(scores, kind="stable")
     half = max(1, len(ids) // 2)
     near, far = ids[order[-half:]], ids[order[:half]]
@@ -221,9 +220,7 @@ async def interpret(asked: Interpret, doors: Doors = WithDoors) -> dict[str, Any
     return {
         "text": asked.text,
         "mean_score": float(scores.mean()),
-        "genes": [
-            {"gene": gene["gene"], "contribution": gene["log2_fold"], **gene} for gene in found["genes"]
-        ],
+        "genes": [{**gene, "contribution": gene["log2_fold"]} for gene in found["genes"]],
     }
 
 
