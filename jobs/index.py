@@ -100,7 +100,7 @@ def _changed(options: Options) -> Outcome:
     index, did_work, counts = _open(options), False, {}
     wanted = _index_options(options, index.width)
     if options.append:
-        index, did_work = append(index, _source(options), wanted)
+        index, did_work = append(index, _source(options)[0], wanted)
     if options.delete is not None:
         before, index = index, _without(index, options.delete)
         counts["deleted"] = before.n_cells - index.n_cells
@@ -124,7 +124,7 @@ def _built(options: Options) -> Outcome:
     from engine.retrieval.build import build
 
     output = options.output_location
-    source = _source(options)
+    source, embedded = _source(options)
     index, did_work = build(
         source,
         output,
@@ -133,21 +133,28 @@ def _built(options: Options) -> Outcome:
         overwrite=options.overwrite,
         report=ProgressLine("index"),
     )
-    return _outcome(index, did_work)
+    outcome = _outcome(index, did_work)
+    if embedded is not None:
+        outcome.throughput, outcome.peak_memory_bytes = embedded.throughput, embedded.peak_memory_bytes
+        outcome.facts["embedding"] = embedded.facts
+    return outcome
 
 
-def _source(options: Options) -> "Source":
+def _source(options: Options) -> "tuple[Source, Outcome | None]":
+    """What is indexed; with --cells also what embedding them took."""
     from engine.retrieval.build import Source
 
     if not _has_source(options):
         raise InputError(
             "--embeddings is missing: say which embeddings to index, or give --cells and --joint."
         )
-    embeddings = _embedded(options) if options.cells is not None else options.embeddings
-    return Source.open(str(embeddings), _names(options.columns), options.max_cells)
+    embeddings, embedded = options.embeddings, None
+    if options.cells is not None:
+        embeddings, embedded = _embedded(options)
+    return Source.open(str(embeddings), _names(options.columns), options.max_cells), embedded
 
 
-def _embedded(options: Options) -> str:
+def _embedded(options: Options) -> tuple[str, Outcome]:
     """Where the cells' embeddings lie, once they are made. They stay: `annotate` and others read them too."""
     from engine.streaming.joint_embeddings import embed_joint
     from jobs.anatomy.streaming import outcome_of, workers_of
@@ -167,8 +174,7 @@ def _embedded(options: Options) -> str:
         overwrite=options.overwrite,
         report=ProgressLine("index"),
     )
-    outcome_of(encoding, inputs)  # says what there is to warn of
-    return place
+    return place, outcome_of(encoding, inputs)
 
 
 def _require_fit(options: Options, columns: set[str]) -> None:

@@ -142,9 +142,25 @@ def test_refusals(
     ],
 )
 def test_index_refuses_before_it_embeds(
-    folder: Path, tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    index: Path,
+    tmp_path: Path,
+    flags: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     given = [str(folder / flag) if flag.startswith(("store", "joint")) else flag for flag in flags]
     assert main(["index", "--output", str(tmp_path / "out"), *given]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_cells_of_another_model_are_not_appended(
+    folder: Path, index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And are not embedded first."""
+    before = sorted((folder / "index.embeddings").iterdir())
+    asked = ["--append", "--cells", folder / "store", "--joint", folder / "joint" / "cell"]
+    assert main(["index", "--output", str(index), *map(str, asked)]) == 2
+    assert "must be embedded by the same joint model" in capsys.readouterr().err
+    assert sorted((folder / "index.embeddings").iterdir()) == before
