@@ -28,7 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """How `make test` shares the tests out to its two processes, one group after the other.
 
     One process begins with all tests of the one Ray cluster, the other with the files that need none. The
-    chaos tests, which start clusters of their own, come last, a file at a time to whoever is free.
+    chaos tests, each with a Ray of its own, come last and go one by one to whoever is free, but for those that
+    share machines.
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
@@ -37,7 +38,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _group(item: pytest.Item) -> str:
     file = item.path.relative_to(REPOSITORY / "tests").as_posix()
-    return _RAY if "ray_cluster" in getattr(item, "fixturenames", ()) else file
+    fixtures = getattr(item, "fixturenames", ())
+    if "ray_cluster" in fixtures:
+        return _RAY
+    alone = file.startswith(_CHAOS) and "namespace_cluster" not in fixtures
+    return f"{file}::{item.name}" if alone else file
 
 
 def _place(group: str) -> int:
