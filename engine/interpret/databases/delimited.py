@@ -79,13 +79,9 @@ def read_rows(path: Path, table: Format, intake: Intake) -> Iterator[tuple[str, 
                 hashes.append(hash(tuple(fields)))
             intake.rows[path.name] += 1
             yield pick(fields)
+    if not intake.rows[path.name]:
+        raise InputError(f"{path}: a header of {table.what} and no row below it; download it again.")
     _check_repeats(path, table, hashes, intake)
-
-
-def require_layout(path: Path, table: Format) -> None:
-    """Read no further than the header. Raises InputError when it is none of the known ones."""
-    with _fields(path, table) as rows:
-        _header(path, table, rows, Intake())
 
 
 @contextmanager

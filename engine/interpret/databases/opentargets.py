@@ -154,11 +154,6 @@ def _diseases(paths: Sequence[Path], intake: Intake) -> Ontology:
     return ontology
 
 
-def require_layout(path: Path, layouts: Mapping[str, tuple[str, ...]]) -> None:
-    """Read no further than the schema. Raises InputError when it is none of the known ones."""
-    _layout(path, layouts)
-
-
 def _batches(
     paths: Sequence[Path], layouts: Mapping[str, tuple[str, ...]], intake: Intake
 ) -> Iterator[pa.RecordBatch]:

@@ -2,7 +2,7 @@
 
 recommended: what the sources themselves, or those who build on them, hold for evidence; what an expression
 model would find in its own mirror (expression atlases, coexpression, GO's IEP) is left out.
-strict: only the strongest evidence, combined scores as published.
+strict: only the strongest evidence.
 loose: all that is asserted at all; for looking, not for claims.
 """
 

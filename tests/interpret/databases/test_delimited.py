@@ -56,11 +56,12 @@ def test_layouts(path: Path, content: str, layout: str, first: tuple[str, ...]) 
         ),
         ("gene,term,score\nA,T,1\n", ["separated by commas, expected tabs"]),
         ("A\tT\t1\nB\tT\t2\n", ["line 1: unknown layout"]),
+        ("gene\tterm\n", ["a header of test table and no row below it"]),
         ("# only\n# comments\n", ["only comments, no header of test table"]),
         ("gene\tterm\nA\tT\nB\n", ["line 3: 1 fields, the header has 2"]),
         ("gene\tterm\nA\tT\nB\tT\nA\tT\n", ["1 of 3 rows are there twice (row 3 is row 1)"]),
     ],
-    ids=["renamed", "separator", "no-header", "comments", "cut", "repeated"],
+    ids=["renamed", "separator", "no-header", "no-row", "comments", "cut", "repeated"],
 )
 def test_other_tables_are_refused(path: Path, content: str, reasons: list[str]) -> None:
     with pytest.raises(InputError, match=str(path)) as refusal:
