@@ -160,7 +160,7 @@ def test_the_same_seed_gives_the_same_model() -> None:
 
 
 def test_targets_known_by_features_alone() -> None:
-    """A target never seen has no identity: it is what its features are. Training drops identities at random."""
+    """A target never seen has no identity, it is its features. Training drops identities at random."""
     model = bimamba.create(small_config(identity_dropout=1.0), GENES, targets=["T0", "T1"])
     torch.nn.init.normal_(model.head.output.weight)
     conditions = bimamba.Conditions.of([[3]])
