@@ -28,7 +28,7 @@ class Options(JobOptions):
     """Folder of the files. With --download, where they go (default: OUTPUT-files)."""
     only: str | None = None
     """Sources to use, e.g. gencc,hpo,gmt. Default: all that are there, KEGG excepted."""
-    preset: Literal["recommended", "strict", "loose"] = "recommended"
+    preset: Literal["recommended", "strict", "loose", "published"] = "recommended"
     """Which rows count: see the guide."""
     download: bool = False
     """Fetch the files first; what was fetched before is kept, an interrupted file goes on. Keys are read from
@@ -100,7 +100,10 @@ def _download(options: Options, folder: Path, only: Sequence[str]) -> None:
     def say(line: str) -> None:
         print(f"databases: {line}", file=sys.stderr)
 
-    download(folder, only, accept_licences=options.accept_licences, say=say)
+    def progress(name: str) -> ProgressLine:
+        return ProgressLine(f"databases: {name}")
+
+    download(folder, only, accept_licences=options.accept_licences, say=say, progress=progress)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from engine.interpret.databases import Databases, remotes
@@ -53,6 +54,38 @@ def test_all_excerpts_in_one_command(
     assert main([*command, "--only", "gencc,gmt", "--preset", "loose", "--overwrite"]) == 0
     assert Databases.open(output).sources[0] == "gencc"
     assert len(Databases.open(output).sources) == 4
+
+
+PUBLISHED = {
+    "opentargets": ("open_targets/26.06__association_overall_direct.parquet", "open_targets__26.06__*"),
+    "hpo": ("hpo/genes_to_phenotype.legacy9col.txt", "hpo__genes_to_phenotype.legacy9col__propagated*"),
+    "hpo-diseases": ("hpo/genes_to_disease.txt", "hpo__genes_to_disease__*"),
+    "gwas": ("gwas_catalog/gwas_catalog_v1.0.1_2015.tsv", "gwas_catalog__gwas_catalog_v1.0.1_2015__drop*"),
+    "disgenet": ("disgenet/curated_gene_disease_associations.2015.txt", "disgenet__*"),
+    "orphanet": ("orphanet/en_product6.xml", "orphanet__*"),
+    "clinvar": ("clinvar/variant_summary.txt", "clinvar__variant_summary__min2star*"),
+    "gencc": ("gencc/gencc-submissions.legacy.tsv", "gencc__gencc-submissions.legacy.tsv*"),
+    "go": ("go/goa_human.excerpt.gaf", "go__*BP_all*"),
+}
+
+
+def test_published_rules_give_the_expected_pairs(excerpts: Path, tmp_path: Path) -> None:
+    for path, _ in PUBLISHED.values():
+        shutil.copy(excerpts / path, tmp_path)
+    shutil.copy(excerpts / "hpo" / "hp.subset.obo", tmp_path)
+    command = ["--from", str(tmp_path), "--output", str(tmp_path / "out"), "--preset", "published"]
+    assert main(command) == 0
+    databases = Databases.open(tmp_path / "out")
+    assert set(databases.sources) == set(PUBLISHED)
+    for source, (_, name) in PUBLISHED.items():
+        (expected,) = (excerpts / "EXPECTED").glob(name)
+        pairs = pd.read_csv(expected, sep="\t", dtype=str)
+        # Open Targets' genes are named by Ensembl id here, beside their symbol.
+        columns = ["ensembl", "disease"] if source == "opentargets" else pairs.columns[:2]
+        found = databases.associations(source)
+        assert set(zip(found["gene"], found["term_id"], strict=True)) == set(
+            pairs[columns].itertuples(index=False, name=None)
+        ), source
 
 
 FILES = {

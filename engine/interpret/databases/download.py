@@ -23,7 +23,15 @@ from engine.interpret.databases.found import require_known
 from engine.interpret.databases.origins import write_origin
 from engine.interpret.databases.registry import SOURCES
 from engine.interpret.databases.remotes import SHARED, Remote
-from engine.interpret.databases.transfer import Key, Transfer, Unavailable, fetch, forget, read_small
+from engine.interpret.databases.transfer import (
+    Key,
+    Progress,
+    Transfer,
+    Unavailable,
+    fetch,
+    forget,
+    read_small,
+)
 from storage import durable_files
 from storage.errors import InputError
 
@@ -32,7 +40,14 @@ Say = Callable[[str], None]
 _PART = re.compile(r'href="(?:[^"]*/)?([\w.-]+\.parquet)"')
 
 
-def download(folder: Path, only: Sequence[str], *, accept_licences: bool, say: Say) -> None:
+def download(
+    folder: Path,
+    only: Sequence[str],
+    *,
+    accept_licences: bool,
+    say: Say,
+    progress: Callable[[str], Progress] | None = None,
+) -> None:
     """Fetch the files of all sources (or of `only`) that are not in `folder` yet.
 
     Says the licence of each source before its first file. Restricted files are fetched only with
@@ -46,7 +61,7 @@ def download(folder: Path, only: Sequence[str], *, accept_licences: bool, say: S
             say(f"{source.title}: {source.licence} ({source.licence_url})")
     for remote in wanted:
         for each in _parts(remote) if remote.parts else [remote]:
-            _fetch(each, folder, say)
+            _fetch(each, folder, say, progress and progress(each.name))
     if "disgenet" in only:
         _fetch_disgenet(folder, accept_licences, say)
 
@@ -127,7 +142,7 @@ def _parts(remote: Remote) -> list[Remote]:
     raise Unavailable(f"{remote.name}: " + "; ".join(refused))
 
 
-def _fetch(remote: Remote, folder: Path, say: Say) -> None:
+def _fetch(remote: Remote, folder: Path, say: Say, report: Progress | None = None) -> None:
     """One file, from the first address that gives it. Raises Unavailable naming all of them."""
     target = folder / remote.name
     if target.exists():
@@ -138,7 +153,7 @@ def _fetch(remote: Remote, folder: Path, say: Say) -> None:
     refused = []
     for url in remote.urls:
         try:
-            transfer = fetch(url, part, key_of(remote))
+            transfer = fetch(url, part, key_of(remote), report=report)
             _require_sound(remote, url, part, transfer)
         except (Unavailable, InputError) as error:
             refused.append(str(error))

@@ -4,6 +4,8 @@ recommended: what the sources themselves, or those who build on them, hold for e
 model would find in its own mirror (expression atlases, coexpression, GO's IEP) is left out.
 strict: only the strongest evidence.
 loose: all that is asserted at all; for looking, not for claims.
+published: each source by itself, scores and thresholds as it publishes them, no rule of one file on another;
+for comparing with other readers of the same files.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from engine.interpret.databases import (
     string,
 )
 
-Preset = Literal["recommended", "strict", "loose"]
+Preset = Literal["recommended", "strict", "loose", "published"]
 PRESETS: tuple[str, ...] = get_args(Preset)
 
 _RECOMMENDED: dict[str, Any] = {
@@ -72,6 +74,14 @@ _CHANGED: dict[str, dict[str, Any]] = {
             without_conflicts=False,
         ),
         "go": go.Rules(without=("ND",)),
+    },
+    "published": {
+        "opentargets": opentargets.Rules(threshold=0.5, without=()),
+        "hpo": hpo.Rules(mendelian=False),
+        "string": string.Rules(without=()),
+        "clinvar": clinvar.Rules(variants=1),
+        "gencc": gencc.Rules(without_conflicts=False),
+        "go": go.Rules(without=("ND",), propagate=False),
     },
 }
 

@@ -9,6 +9,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,14 @@ from storage import durable_files, retries
 
 _BLOCK = 1 << 20
 _SECONDS = 60.0
+_WORTH_REPORTING = 20_000_000
 # A server that says it wants longer is asked again by the next run.
 _LONGEST_WAIT = 600.0
 _RESUMABLE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+# done, total, unit
+Progress = Callable[[int, int, str], None]
 
 
 class Unavailable(RuntimeError):
@@ -56,7 +62,9 @@ class Transfer:
     sha256: str
 
 
-def fetch(url: str, part: Path, key: Key, headers: dict[str, str] | None = None) -> Transfer:
+def fetch(
+    url: str, part: Path, key: Key, headers: dict[str, str] | None = None, report: Progress | None = None
+) -> Transfer:
     """Bring one file to `part`, from where an earlier attempt at the same address and version stopped.
 
     Asks again, later and later, when a request fails for a reason that passes (`storage.retries`). Raises
@@ -64,7 +72,7 @@ def fetch(url: str, part: Path, key: Key, headers: dict[str, str] | None = None)
     """
     for wait in retries.waits():
         try:
-            state = _once(url, part, key, headers or {})
+            state = _once(url, part, key, headers or {}, report)
             return _finished(state, part)
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             if wait is None or not _passes(error):
@@ -89,7 +97,7 @@ def forget(part: Path) -> None:
     _state_path(part).unlink(missing_ok=True)
 
 
-def _once(url: str, part: Path, key: Key, headers: dict[str, str]) -> dict[str, Any]:
+def _once(url: str, part: Path, key: Key, headers: dict[str, str], report: Progress | None) -> dict[str, Any]:
     """One request; returns what is known of the version. The file is whole when this returns."""
     state = _state_of(url, part, key)
     start = part.stat().st_size if state else 0
@@ -105,7 +113,7 @@ def _once(url: str, part: Path, key: Key, headers: dict[str, str]) -> dict[str, 
         if error.headers.get("Content-Range", "").endswith(f"/{start}"):
             return state
         forget(part)
-        return _once(url, part, key, headers)
+        return _once(url, part, key, headers, report)
     with response:
         found = _RESUMABLE.fullmatch(response.headers.get("Content-Range", ""))
         if response.status == http.HTTPStatus.PARTIAL_CONTENT and found and int(found[1]) == start and state:
@@ -118,6 +126,8 @@ def _once(url: str, part: Path, key: Key, headers: dict[str, str]) -> dict[str, 
             while block := response.read(_BLOCK):
                 stream.write(block)
                 start += len(block)
+                if report and total and total > _WORTH_REPORTING:
+                    report(start // 1_000_000, total // 1_000_000, "MB")
     if total is not None and start != total:
         raise ConnectionError(f"ended after {start:,} of {total:,} bytes")
     return state

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.interpret.databases import remotes
+from engine.interpret.databases import remotes, transfer
 from engine.interpret.databases.download import download
 from engine.interpret.databases.origins import origin_of, read_origin
 from engine.interpret.databases.remotes import Remote
@@ -74,8 +74,8 @@ def test_a_file_comes_with_its_origin(tmp_path: Path, site: Site, monkeypatch: p
 
 def test_a_dropped_connection_goes_on_where_it_stopped(tmp_path: Path, site: Site) -> None:
     site.cut["/sets.gmt"] = 1000
-    transfer = fetch(f"{site.url}/sets.gmt", tmp_path / "sets.part", Key())
-    assert transfer.sha256 == hashlib.sha256(SETS).hexdigest()
+    arrived = fetch(f"{site.url}/sets.gmt", tmp_path / "sets.part", Key())
+    assert arrived.sha256 == hashlib.sha256(SETS).hexdigest()
     ranges = [headers.get("Range") for _, headers in site.asked]
     assert ranges == [None, "bytes=1000-"]
 
@@ -94,6 +94,17 @@ def test_a_killed_download_goes_on_in_the_next_run(
     # Whole already, but killed before it got its name: nothing is left to send.
     assert fetch(f"{site.url}/sets.gmt", part, Key()).size == len(SETS)
     assert part.read_bytes() == SETS
+
+
+def test_large_files_show_how_far_they_are(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_WORTH_REPORTING", 1_000_000)
+    site.pages["/large"] = b"x" * 3_000_000
+    seen: list[tuple[int, int, str]] = []
+    fetch(f"{site.url}/large", tmp_path / "part", Key(), report=lambda *step: seen.append(step))
+    assert seen[-1] == (3, 3, "MB")
+    assert len(seen) >= 3
 
 
 def test_another_version_is_begun_anew(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
