@@ -12,9 +12,6 @@ from storage.errors import InputError
 from storage.locations import Location
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from engine.retrieval.queries import Query
     from engine.retrieval.search import Found, Searcher
     from storage.phrases import PhraseBank
@@ -54,10 +51,10 @@ class Options(JobOptions):
     how: Literal["auto", "exact", "shortlist", "ivf"] = "auto"
     """auto: the cheapest way that was measured to lose nothing. exact: score every cell. shortlist: order by
     short codes first. ivf: look into --probes inverted lists, where the index has them."""
-    rerank: int | Literal["markers"] | None = None
-    """A number: cells of a shortlist by short codes that are scored again at full width; by default as many
-    as recall needs, measured on this index. markers: with --query and --cells, the best cells by text are
-    reordered by the genes that the query names ("CD8+ T cell +GZMB -CCR7")."""
+    rerank: int | Literal["full", "markers"] = "full"
+    """full (or no value): the best by short codes are scored again at full width, as many as recall needs,
+    measured on this index; a number: so many. markers: with --query and --cells, the best cells by text are
+    also reordered by the genes that the query names ("CD8+ T cell +GZMB -CCR7")."""
     cells: str | None = None
     """With --rerank markers: the cell store that the index was made of."""
     probes: int = 32
@@ -114,11 +111,14 @@ def _require_sense(options: Options) -> None:
         )
     if options.device != "cpu" and (options.metric != "cosine" or options.how not in ("auto", "exact")):
         raise InputError("--device cuda compares all cells by cosine; leave --metric and --how out.")
+    if not (options.score_all or ".npy").endswith((".npy", ".parquet")):
+        raise InputError(f"--score-all {options.score_all}: the name must end in .npy or .parquet.")
     if options.phrases is not None and options.score_all is not None and options.query is None:
         raise InputError("--score-all is of cells; with --phrases the answers are phrases.")
 
 
 def _text_to_cells(options: Options, searcher: "Searcher") -> Outcome:
+    from engine.retrieval.answers import write_scores
     from engine.retrieval.ask import ask
     from engine.retrieval.queries import Query
     from engine.retrieval.texts import Texts
@@ -145,7 +145,7 @@ def _text_to_cells(options: Options, searcher: "Searcher") -> Outcome:
     outcome.facts |= {**answer.facts(), "joint": texts.model}
     if options.score_all is not None:
         scores = searcher.scores_by_cell(answer.question.vector) * answer.question.length
-        outcome.counts_out["scores"] = _write_scores(options, searcher, scores)
+        outcome.counts_out["scores"] = write_scores(options.score_all, scores, searcher.index)
     return outcome
 
 
@@ -162,7 +162,7 @@ def _bank(path: str, model: str) -> "PhraseBank":
 
 
 def _cells_to_cells(options: Options, searcher: "Searcher") -> Outcome:
-    from engine.retrieval.answers import cell_rows
+    from engine.retrieval.answers import cell_rows, write_scores
     from engine.retrieval.queries import like_cells
 
     if options.cells_query is None:
@@ -179,7 +179,7 @@ def _cells_to_cells(options: Options, searcher: "Searcher") -> Outcome:
     outcome.counts_in["queries"] = len(queries)
     if options.score_all is not None:
         scores = searcher.scores_by_cell(queries[0].vector)
-        outcome.counts_out["scores"] = _write_scores(options, searcher, scores)
+        outcome.counts_out["scores"] = write_scores(options.score_all, scores, searcher.index)
     return outcome
 
 
@@ -205,7 +205,7 @@ def _found(options: Options, searcher: "Searcher", queries: "Sequence[Query]", k
             where=query.where,
             metric=options.metric,
             how=options.how,
-            shortlist=None if options.rerank == "markers" else options.rerank,
+            shortlist=options.rerank if isinstance(options.rerank, int) else None,
             probes=options.probes,
         )
         for query in queries
@@ -234,17 +234,6 @@ def _outcome(
         },
         writes_record=False,
     )
-
-
-def _write_scores(options: Options, searcher: "Searcher", scores: "npt.NDArray[np.float32]") -> int:
-    """Writes --score-all; the number of cells that have a score."""
-    import numpy as np
-
-    from engine.retrieval.answers import scores_file
-
-    path = str(options.score_all)
-    Location.of(path).put("", scores_file(path, scores, searcher.index))
-    return int(np.isfinite(scores).sum())
 
 
 def _cells_to_phrases(options: Options, searcher: "Searcher") -> Outcome:
@@ -293,7 +282,15 @@ def _say(query: "Query") -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return launch("search", Options, run, argv)
+    return launch("search", Options, run, with_values(sys.argv[1:] if argv is None else argv))
+
+
+def with_values(argv: Sequence[str]) -> list[str]:
+    """The command line with `--rerank` spelled out where it is given without a value."""
+    spelled: list[str] = []
+    for flag, following in zip(argv, [*argv[1:], "--"], strict=True):
+        spelled += [flag, "full"] if flag == "--rerank" and following.startswith("--") else [flag]
+    return spelled
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from engine.retrieval.calibration import Calibration, verdict_of
 from engine.retrieval.phrases import Ranked
 from engine.retrieval.search import Found
-from storage.errors import InputError
 from storage.index import VectorIndex
 from storage.index.cell_tables import NAME
+from storage.locations import Location
 
 # Of a printed table; programs get all.
 _SHOWN_COLUMNS, _SHOWN_WIDTH = 6, 28
@@ -68,20 +68,19 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
-def scores_file(path: str, score_C: npt.NDArray[np.float32], index: VectorIndex) -> bytes:
-    """Scores of all cells (`Searcher.scores_by_cell`) as the file `path` is called: `.npy`, float32 in the
-    order of cell ids, or `.parquet` with row, name and score of the cells that have one.
+def write_scores(path: str, score_C: npt.NDArray[np.float32], index: VectorIndex) -> int:
+    """Write scores of all cells (`Searcher.scores_by_cell`): float32 in the order of cell ids as numpy keeps
+    them or, if `path` ends in `.parquet`, row, name and score of the cells that have one. Returns how many.
     """
     buffer = io.BytesIO()
+    rows = np.flatnonzero(np.isfinite(score_C))
     if path.endswith(".parquet"):
-        rows = np.flatnonzero(np.isfinite(score_C))
         names = index.annotations(rows)[NAME].tolist()
         pq.write_table(pa.table({"row": rows, "name": names, "score": score_C[rows]}), buffer)
-    elif path.endswith(".npy"):
-        np.save(buffer, score_C)
     else:
-        raise InputError(f"--score-all {path}: the name must end in .npy or .parquet")
-    return buffer.getvalue()
+        np.save(buffer, score_C)
+    Location.of(path).put("", buffer.getvalue())
+    return len(rows)
 
 
 def _phrase_row(name: str, place: int, ranked: Ranked) -> dict[str, Any]:

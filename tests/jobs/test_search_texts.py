@@ -45,7 +45,7 @@ def test_texts_on_the_command_line(folder: Path, index: Path, capsys: pytest.Cap
     vectors = Embeddings.open(str(embedded))
     capsys.readouterr()
     asked = ["search", "--index", index, "--query", "B cell", "--filter", "cell_type == 'B cell'", "--json"]
-    assert main([*map(str, asked), "--score-all", str(folder / "scores.npy")]) == 0
+    assert main([*map(str, asked), "--rerank", "--score-all", str(folder / "scores.npy")]) == 0
     printed = capsys.readouterr().out
     facts = facts_of(printed)
     assert "the joint model's own, frozen" in printed
