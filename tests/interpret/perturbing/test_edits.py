@@ -10,7 +10,7 @@ from engine.interpret.perturbing import Perturbation, TokenEditor
 from engine.models import Tokens
 from tests.models.small_models import GENES, counts, small_geneformer, small_tahoe
 
-LIMIT = 12
+LIMIT = 9
 
 
 def tokens_of(encoder, cells: scipy.sparse.csr_matrix, max_tokens: int) -> Tokens:  # type: ignore[no-untyped-def]
