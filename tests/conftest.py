@@ -28,8 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """How `make test` shares the tests out to its two processes, one group after the other.
 
     One process begins with all tests of the one Ray cluster, the other with the files that need none. The
-    chaos tests, each with a Ray of its own, come last and go one by one to whoever is free, but for those that
-    share machines.
+    chaos tests, each with a Ray of its own, come last and go one by one to whoever is free; those that share
+    machines go together.
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
