@@ -54,6 +54,8 @@ def build(settings: Settings) -> serve.Application:
         rooms["phrases"] = _deployment(PhraseRoom, settings)
     if settings.features is not None:
         rooms["features"] = _deployment(FeatureRoom, settings)
+    # The version is told to the cells' replicas alone: another one swaps in place, and nothing else restarts.
+    settings = settings.model_copy(update={"index_version": None})
     bound = {name: room.bind(settings) for name, room in rooms.items()}
     return _deployment(Door, settings).bind(settings, bound)
 
