@@ -77,13 +77,14 @@ class Texts:
                 f"{index.snapshot.location}: does not say where its joint model lies; name it with --joint"
             )
         where = path or known["path"]
-        found = fingerprint(local_copy(where))
+        local = local_copy(where)
+        found = fingerprint(local)
         if found != known["model"]:
             raise InputError(
                 f"{where}: fingerprint {found}, but the cells of {index.snapshot.location} were embedded by "
                 f"{known['model']}; a text must be embedded by the same joint model (--joint)"
             )
-        return cls.open(where, device)
+        return cls(joint.load_text_side(local).to(device), where, found)
 
     @property
     def temperature(self) -> float:
