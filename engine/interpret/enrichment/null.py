@@ -40,7 +40,10 @@ def strata(degree_G: Int64, expression_G: Float64) -> Int64:
     mass = np.cumsum(degree_G[by_degree] + 1)
     stratum_G = np.empty(degree_G.size, np.int64)
     n_strata = 0
-    for band in _bands(by_degree, (mass - 1) * DEGREE_BANDS // max(mass[-1:].sum(), 1)):
+    # Small backgrounds have fewer bands, so that expression still divides them.
+    room = degree_G.size / GENES_IN_STRATUM
+    n_bands = max(1, min(DEGREE_BANDS, round(np.sqrt(room * DEGREE_BANDS / EXPRESSION_BANDS))))
+    for band in _bands(by_degree, (mass - 1) * n_bands // max(mass[-1:].sum(), 1)):
         parts = max(1, min(EXPRESSION_BANDS, band.size // GENES_IN_STRATUM))
         for genes in np.array_split(band[np.argsort(level_G[band], kind="stable")], parts):
             stratum_G[genes] = n_strata
