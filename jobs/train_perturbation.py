@@ -46,7 +46,7 @@ class ModelFlags:
 
     head: Literal["linear", "probabilistic"] = "linear"
     """linear: log-normalised expression, squared error. probabilistic: counts, negative binomial."""
-    d_model: int = 32
+    d_model: int = 16
     """Width. Larger models need more perturbations than screens of tens of targets have."""
     layers: int = 2
     """Bidirectional Mamba layers."""
@@ -54,8 +54,9 @@ class ModelFlags:
     """State of a Mamba head."""
     block: Literal["mamba2", "mamba1"] = "mamba2"
     """Kind of Mamba block."""
-    members: int = 3
-    """Models of different seeds, trained together; their spread is part of the uncertainty."""
+    members: int = 4
+    """Models trained together, each without some targets: on these it is seen how far to trust them, and
+    their spread is part of the uncertainty."""
     prior: bool = True
     """Start from a closed-form guess (mean effect, relatives by --gene-sets, the target's own fall)."""
     pathway_dim: int = 16
@@ -66,7 +67,7 @@ class ModelFlags:
     """Perturbations of one optimiser step, over all workers."""
     cells_per_condition: int | None = None
     """Cells drawn of each; 0: the mean of all its cells. Default: 0 (linear), 64 (probabilistic)."""
-    identity_dropout: float = 0.5
+    identity_dropout: float = 1.0
     """Share of training conditions whose targets are known by their features alone."""
     checkpoint_layers: bool = False
     """Compute layers again in the backward pass: memory of one layer instead of all."""
@@ -90,8 +91,8 @@ class PlanFlags:
 class PerturbationTraining(TrainingFlags):
     """How to train, and where."""
 
-    steps: int = 300
-    """Optimiser steps."""
+    steps: int = 60
+    """Optimiser steps. Screens of tens of targets are learned by heart in a hundred."""
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices: screens are small."""
 

@@ -20,6 +20,7 @@ from engine.perturbation.rank_sum import Array
 _ROUNDS = 5
 """Of correcting the factors: the mean of logarithms is not linear in them."""
 _SETTLING = 3
+_FITTED_ON = 512
 _MOST, _LEAST = 30.0, 1e-3
 """Bounds of a factor: beyond them a gene would be all of a cell, or is gone."""
 
@@ -30,6 +31,9 @@ class DrawnCells:
     def __init__(self, control_CG: sparse.csr_matrix, depth: float = DEPTH) -> None:
         """control_CG: raw counts."""
         self._control_CG = control_CG.tocsr()
+        # Factors need means, which so many cells give.
+        step = max(1, control_CG.shape[0] // _FITTED_ON)
+        self._fitted_CG = self._control_CG[::step]
         self._depth = depth
         self.mean_G = mean_of(log_normalised(self._control_CG, depth))
 
@@ -47,18 +51,19 @@ class DrawnCells:
         return cells_CG
 
     def _factors(self, mean_G: Array, rng: np.random.Generator) -> Array:
-        """[G] by which expected counts are multiplied; found on all control cells."""
-        wanted_G = np.maximum(mean_G, 0)
-        log_factor_G = np.zeros_like(wanted_G)
-        counts_CG = self._control_CG
-        falls_G = wanted_G < self.mean_G
+        """[G] by which expected counts are multiplied."""
+        log_factor_G = np.zeros_like(mean_G)
+        counts_CG = self._fitted_CG
+        # As far from the mean of these cells as is wanted from the mean of all.
+        wanted_G = np.maximum(mean_G, 0) - self.mean_G + mean_of(log_normalised(counts_CG, self._depth))
+        falls_G = mean_G < self.mean_G
         for _ in range(_ROUNDS):
             logs_CG = log_normalised(counts_CG, self._depth)
             reached_G = mean_of(logs_CG)
             slope_G = np.maximum(_slope(counts_CG, logs_CG, falls_G), 1e-3)
             step_G = np.clip((wanted_G - reached_G) / slope_G, -1, 1)
             log_factor_G = np.clip(log_factor_G + step_G, np.log(_LEAST), np.log(_MOST))
-            counts_CG = _scaled(self._control_CG, np.exp(log_factor_G), rng)
+            counts_CG = _scaled(self._fitted_CG, np.exp(log_factor_G), rng)
         return np.asarray(np.exp(log_factor_G))
 
 

@@ -63,6 +63,8 @@ class Facts:
     members: int
     uses_prior: bool
     head: str
+    strength: float
+    """How much of what the models add to their start is kept: chosen on targets that members had not seen."""
     cells: str
     """dataset_id of the cell store."""
     perturbation_column: str
@@ -130,7 +132,7 @@ class Predictor:
             raise InputError(
                 f"perturbed genes that the model knows nothing of: {', '.join(unknown[:8])}"
                 f"{', ...' if len(unknown) > 8 else ''}. They were neither measured nor perturbed in "
-                "training and are in no gene set; check their names, or train with --gene-sets that have them."
+                "training and are in no gene set; check the names, or train with --gene-sets that have them."
             )
         trained = {gene for label in self.facts.trained for gene in label.split("+")}
         bare = [gene for gene in named if gene not in trained and gene not in self.prior.sets]
@@ -161,26 +163,25 @@ class Predictor:
         prior_QG = prior.predict(targets, [place] * len(targets))
         start_QG = np.asarray(control_G) + (prior_QG if self.facts.uses_prior else 0.0)
         start_QG = np.maximum(start_QG, 0.0)
-        mean_MQG = np.stack([self._of_member(model, start_QG, targets, context) for model in self.models])
+        mean_MQG = np.stack([expected(model, start_QG, targets, context) for model in self.models])
+        mean_MQG = start_QG + self.facts.strength * (mean_MQG - start_QG)
         mean_QG = np.maximum(mean_MQG.mean(axis=0), 0.0)
         variance_QG = mean_MQG.var(axis=0) + self.prior.error_G**2
         return Effects(mean_QG, mean_QG - control_G, np.sqrt(variance_QG), prior_QG)
 
-    def _of_member(
-        self,
-        model: bimamba.PerturbationModel,
-        start_QG: Array,
-        targets: Sequence[tuple[str, ...]],
-        context: str | None,
-    ) -> Array:
-        parts = []
-        with torch.inference_mode():
-            for first in range(0, len(targets), _AT_ONCE):
-                asked = targets[first : first + _AT_ONCE]
-                conditions = conditions_of(model, asked, [context or "all"] * len(asked))
-                start_BG = torch.from_numpy(start_QG[first : first + _AT_ONCE]).float()
-                parts.append(model(start_BG, conditions).log_normalised().double().numpy())
-        return np.concatenate(parts)
+
+def expected(
+    model: bimamba.PerturbationModel, start_QG: Array, targets: Sequence[tuple[str, ...]], context: str | None
+) -> Array:
+    """[Q, G] mean log1p-normalised profiles by one model, from the profiles it starts at."""
+    parts = []
+    with torch.inference_mode():
+        for first in range(0, len(targets), _AT_ONCE):
+            asked = targets[first : first + _AT_ONCE]
+            conditions = conditions_of(model, asked, [context or "all"] * len(asked))
+            start_BG = torch.from_numpy(start_QG[first : first + _AT_ONCE]).float()
+            parts.append(model(start_BG, conditions).log_normalised().double().numpy())
+    return np.concatenate(parts)
 
 
 def conditions_of(

@@ -100,7 +100,7 @@ def fit(
                 guess_QG = mean * mean_G + relatives * relatives_QG
                 delta_PG[fold] = _with_own(guess_QG, known, controls, rows, asked.targets, asked.contexts)
         for (mean, relatives), delta_PG in found.items():
-            loss = _loss(delta_PG, screened.delta_PG)
+            loss = misfit(delta_PG, screened.delta_PG)
             if loss < best:
                 best, best_QG = loss, delta_PG.copy()
                 weights = replace(tried, mean=mean, relatives=relatives)
@@ -108,7 +108,7 @@ def fit(
     return ResponsePrior(screened, controls, rows, sets, weights, error_G)
 
 
-def left_out(prior: ResponsePrior) -> Array:
+def guessed_by_others(prior: ResponsePrior) -> Array:
     """delta_PG of every training perturbation by the others: what a new one will get, for training on."""
     found = np.zeros_like(prior.screened.delta_PG)
     for fold in _folds(prior.screened.targets):
@@ -191,8 +191,8 @@ def _with_own(
     return delta_QG
 
 
-def _loss(guess_PG: Array, delta_PG: Array) -> float:
-    """Error relative to no change, and missing correlation, both averaged over perturbations."""
+def misfit(guess_PG: Array, delta_PG: Array) -> float:
+    """What is chosen by: error relative to no change, less correlation, both averaged over perturbations."""
     error = np.abs(guess_PG - delta_PG).mean() / max(float(np.abs(delta_PG).mean()), 1e-12)
     agreement = [pearson(guess, delta) for guess, delta in zip(guess_PG, delta_PG, strict=True)]
     return float(3 * error - np.mean(np.nan_to_num(agreement)))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from engine.perturbation.gene_sets import NOTHING_KNOWN, GeneSets
-from engine.perturbation.prior import Screened, fit, left_out
+from engine.perturbation.prior import Screened, fit, guessed_by_others
 from storage.errors import InputError
 
 GENES = [f"G{number}" for number in range(12)]
@@ -53,12 +53,12 @@ def test_what_is_trained_on_was_guessed_without_the_target(sets: GeneSets) -> No
     control = {"all": np.full(len(GENES), 2.0)}
     screened = _screened()
     prior = fit(screened, control, ROWS, sets)
-    before = left_out(prior)
+    before = guessed_by_others(prior)
     changed = screened.delta_PG.copy()
     changed[0] += 5
     other = replace(prior, screened=replace(screened, delta_PG=changed))
-    np.testing.assert_array_equal(left_out(other)[0], before[0])
-    assert not np.allclose(left_out(other)[1], before[1])
+    np.testing.assert_array_equal(guessed_by_others(other)[0], before[0])
+    assert not np.allclose(guessed_by_others(other)[1], before[1])
 
 
 def test_gene_sets_survive_their_json_and_refuse_what_is_no_gmt(sets: GeneSets, tmp_path: Path) -> None:

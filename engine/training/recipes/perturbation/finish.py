@@ -19,10 +19,11 @@ from engine.perturbation.baselines import REPLICATE, Known
 from engine.perturbation.differential import mean_of
 from engine.perturbation.evaluation.context import Contender, Measured
 from engine.perturbation.normalise import log_normalised
-from engine.perturbation.predictor import Facts, Predictor
-from engine.perturbation.prior import ResponsePrior, fit
+from engine.perturbation.predictor import Facts, Predictor, expected
+from engine.perturbation.prior import misfit
 from engine.perturbation.rank_sum import Array
 from engine.perturbation.screen import Group
+from engine.training.recipes.perturbation.ensemble import left_out
 from storage.features import parquet
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 METRICS, TABLE = "metrics.json", "evaluation/held_out.parquet"
 MODEL, PRIOR = "model", "prior"
+STRENGTHS = tuple(number / 10 for number in range(11))
 
 
 def publish(
@@ -39,14 +41,42 @@ def publish(
     """Write the model directory, metrics.json and the table of held-out perturbations."""
     measured = recipe.source.measured()
     trained = recipe.split.training(measured.screen)
-    predictor = Predictor(models, _prior(recipe, measured, trained), _facts(recipe, measured, trained))
+    facts = _facts(recipe, measured, trained, strength(recipe, models))
+    predictor = Predictor(models, recipe.prior, facts)
     predictor.facts.prior_weights.update(vars(predictor.prior.weights))
     predictor.save(directory)
     held_out = recipe.split.validation(measured.screen)
     rows = held_out_metrics(predictor, measured, trained, held_out, seed)
     (directory / TABLE).parent.mkdir()
     (directory / TABLE).write_bytes(parquet(rows))
-    (directory / METRICS).write_text(json.dumps(summary(rows, recipe, len(trained)), indent=1))
+    (directory / METRICS).write_text(
+        json.dumps(summary(rows, recipe, len(trained), facts.strength), indent=1)
+    )
+
+
+def strength(recipe: PerturbationRecipe, models: Sequence[bimamba.PerturbationModel]) -> float:
+    """How much of what members add to their start fits training targets that they have not seen, 0 to 1.
+
+    Each training perturbation is predicted by the members it was left out for. 1 with a single member.
+    """
+    if len(models) == 1:
+        return 1.0
+    measured = recipe.source.measured()
+    groups = recipe.split.training(measured.screen)
+    screened = measured.screened(groups)
+    start_PG = recipe.start_PG
+    out_PM = left_out(screened.targets, len(models))
+    added_PG, counted_P = np.zeros_like(start_PG), out_PM.sum(axis=1)
+    for number, model in enumerate(models):
+        for context in sorted(set(screened.contexts)):
+            mine = np.flatnonzero(out_PM[:, number] & (np.array(screened.contexts) == context))
+            if len(mine):
+                targets = [screened.targets[int(p)] for p in mine]
+                mean_QG = expected(model, start_PG[mine], targets, context)
+                added_PG[mine] += (mean_QG - start_PG[mine]) / counted_P[mine, None]
+    begun_PG = start_PG - np.stack([measured.controls[context] for context in screened.contexts])
+    tried = {share: misfit(begun_PG + share * added_PG, screened.delta_PG) for share in STRENGTHS}
+    return min(tried, key=lambda share: tried[share])
 
 
 def held_out_metrics(
@@ -103,7 +133,7 @@ def known_of(measured: Measurements, trained: Sequence[Group], context: str) -> 
     )
 
 
-def summary(rows: pd.DataFrame, recipe: PerturbationRecipe, n_trained: int) -> dict[str, Any]:
+def summary(rows: pd.DataFrame, recipe: PerturbationRecipe, n_trained: int, kept: float) -> dict[str, Any]:
     """metrics.json: means over held-out perturbations of every contender."""
     contenders: Mapping[str, Any] = {}
     if len(rows):
@@ -114,6 +144,7 @@ def summary(rows: pd.DataFrame, recipe: PerturbationRecipe, n_trained: int) -> d
         }
     return {
         "contenders": contenders,
+        "strength": kept,
         "split": recipe.split.by,
         "held_out": list(recipe.split.held_out),
         "n_training": n_trained,
@@ -144,12 +175,9 @@ def _halves(
     return Measured(len(first), mean_of(logs_CG[first])), Measured(len(second), mean_of(logs_CG[second]))
 
 
-def _prior(recipe: PerturbationRecipe, measured: Measurements, trained: Sequence[Group]) -> ResponsePrior:
-    rows = {gene: number for number, gene in enumerate(measured.screen.genes)}
-    return fit(measured.screened(trained), measured.controls, rows, recipe.sets)
-
-
-def _facts(recipe: PerturbationRecipe, measured: Measurements, trained: Sequence[Group]) -> Facts:
+def _facts(
+    recipe: PerturbationRecipe, measured: Measurements, trained: Sequence[Group], kept: float
+) -> Facts:
     return Facts(
         control=measured.screen.control,
         contexts=sorted({context for context, _ in trained}),
@@ -159,6 +187,7 @@ def _facts(recipe: PerturbationRecipe, measured: Measurements, trained: Sequence
         members=recipe.members,
         uses_prior=recipe.uses_prior,
         head=recipe.config.head,
+        strength=kept,
         cells=recipe.dataset_id,
         perturbation_column=recipe.source.perturbation,
         context_column=recipe.source.context,

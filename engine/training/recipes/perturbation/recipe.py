@@ -21,13 +21,13 @@ from engine.perturbation import gene_positions
 from engine.perturbation.gene_sets import NOTHING_KNOWN, GeneSets
 from engine.perturbation.normalise import log_normalised
 from engine.perturbation.predictor import conditions_of
-from engine.perturbation.prior import fit, left_out
+from engine.perturbation.prior import ResponsePrior, fit, guessed_by_others
 from engine.perturbation.rank_sum import Array
 from engine.perturbation.screen import Group, Screen
 from engine.training.options import TrainingOptions
 from engine.training.prefetch import prefetched
 from engine.training.recipe import Batch, Share
-from engine.training.recipes.perturbation.ensemble import Ensemble
+from engine.training.recipes.perturbation.ensemble import Ensemble, left_out
 from engine.training.recipes.perturbation.finish import publish
 from engine.training.recipes.perturbation.measured import ScreenSource, require_controls
 from engine.training.recipes.perturbation.pathways import features
@@ -48,7 +48,7 @@ class PerturbationRecipe:
     targets: tuple[str, ...]
     """Perturbed genes that nobody measured."""
     members: int = 1
-    """Models of different seeds."""
+    """Models of different seeds, each trained without some of the targets."""
     cells_per_condition: int = 0
     """Cells drawn of a condition in each step; 0: its mean over all cells (linear head only)."""
     uses_prior: bool = True
@@ -132,16 +132,23 @@ class PerturbationRecipe:
     def sets(self) -> GeneSets:
         return GeneSets.read(list(self.gene_sets)) if self.gene_sets else NOTHING_KNOWN
 
-    def starts(self, groups: Sequence[Group]) -> Array:
-        """[groups, G] profiles that models start from; training ones guessed by the others of them."""
+    @cached_property
+    def prior(self) -> ResponsePrior:
+        """Fitted on the training perturbations."""
         measured = self.source.measured()
-        controls = measured.controls
-        start_PG = np.stack([controls[context] for context, _ in groups])
+        screened = measured.screened(self.split.training(measured.screen))
+        rows = {gene: number for number, gene in enumerate(measured.screen.genes)}
+        return fit(screened, measured.controls, rows, self.sets)
+
+    @cached_property
+    def start_PG(self) -> Array:  # noqa: N802 - shape suffix
+        """Profiles that models start from for the training perturbations, each guessed by the others."""
+        controls = self.source.measured().controls
+        screened = self.prior.screened
+        start_PG = np.stack([controls[context] for context in screened.contexts])
         if not self.uses_prior:
             return start_PG
-        rows = {gene: number for number, gene in enumerate(measured.screen.genes)}
-        prior = fit(measured.screened(groups), controls, rows, self.sets)
-        return np.maximum(start_PG + left_out(prior), 0.0)
+        return np.maximum(start_PG + guessed_by_others(self.prior), 0.0)
 
     def _batches(
         self, model: bimamba.PerturbationModel, start_step: int, share: Share
@@ -150,7 +157,7 @@ class PerturbationRecipe:
         measured = self.source.measured()
         screen = measured.screen
         groups = self.split.training(screen)
-        start_PG = self.starts(groups)
+        start_PG = self.start_PG
         if self.config.head == "probabilistic":
             # Control cells are examples too: they say how genes scatter.
             contexts = list(measured.controls)
@@ -158,11 +165,13 @@ class PerturbationRecipe:
             start_PG = np.concatenate([start_PG, np.stack([measured.controls[one] for one in contexts])])
         targets = [screen.targets(label) for _, label in groups]
         conditions = conditions_of(model, targets, [context for context, _ in groups])
+        left_out_PM = torch.from_numpy(left_out(targets, self.members))
         for start, stop in share.ranges(start_step):
             chosen = [_example(position, len(groups), share.seed) for position in range(start, stop)]
             batch = {
                 "basal_BG": torch.from_numpy(start_PG[chosen]).float(),
                 "targets_BK": conditions.targets_BK[chosen],
+                "left_out_BM": left_out_PM[chosen],
             }
             if conditions.context_B is not None:
                 batch["context_B"] = conditions.context_B[chosen]
