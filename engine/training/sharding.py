@@ -178,21 +178,23 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     """Matrices with weight decay, vectors without; the same order on every worker.
 
     A weight with an attribute `speed` is in a group with others of that speed, a factor on the learning rate;
-    one with an attribute `learns_from` stands still until that step.
+    one with an attribute `learns_from` stands still until that step. One marked `_no_weight_decay`, as
+    mamba-ssm marks parameters of a state, is not decayed, whatever its shape.
     """
     groups: dict[tuple[bool, float, int], list[torch.Tensor]] = {(True, 1.0, 0): [], (False, 1.0, 0): []}
     for weight in module.parameters():
         if weight.requires_grad:
             speed, first = getattr(weight, "speed", 1.0), getattr(weight, "learns_from", 0)
-            groups.setdefault((weight.ndim >= 2, speed, first), []).append(weight)
+            decays = weight.ndim >= 2 and not getattr(weight, "_no_weight_decay", False)
+            groups.setdefault((decays, speed, first), []).append(weight)
     return [
         {
             "params": weights,
-            "weight_decay": weight_decay if matrices else 0.0,
+            "weight_decay": weight_decay if decays else 0.0,
             "speed": speed,
             "learns_from": first,
         }
-        for (matrices, speed, first), weights in groups.items()
+        for (decays, speed, first), weights in groups.items()
         if weights
     ]
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from engine.models.bimamba import Mamba1
 from engine.training.activation_sources import CachedActivations
 from engine.training.checkpoint import Committed
 from engine.training.loop import train
@@ -17,7 +18,7 @@ from engine.training.options import TrainingOptions
 from engine.training.output import begin
 from engine.training.recipes.encoder import EncoderSize, plan
 from engine.training.recipes.sae import SparseRecipe
-from engine.training.sharding import join_workers
+from engine.training.sharding import join_workers, parameter_groups
 from storage.locations import Location
 from tests.training.processes import start_processes
 from tests.training.tiny import TinyRecipe
@@ -111,3 +112,10 @@ def test_runs_continue_on_more_and_fewer_workers(tmp_path: Path) -> None:
     train_in_processes(tmp_path, 3, [Run(tmp_path / "half-2", TINY, 3)])
     for half in halves:
         assert_close_runs(tmp_path / "whole", half.output)
+
+
+def test_a_state_is_not_decayed_though_it_is_a_matrix() -> None:
+    block = Mamba1(4, 2)
+    decayed, kept = (group["params"] for group in parameter_groups(block, 0.1))
+    assert any(weight is block.A_log for weight in kept)
+    assert any(weight is block.x_proj.weight for weight in decayed)
