@@ -21,6 +21,7 @@ JOBS = {
     "databases": "files of public databases -> which genes go with which diseases, phenotypes, pathways",
     "attribute": "which features an encoder's loss, predictions or embedding rest on",
     "steer": "edit features while cells are encoded -> effects on genes and cells",
+    "perturb-in-silico": "delete or overexpress genes in an encoder's cells -> shifts, also towards a goal",
     "compare-saes": "sparse autoencoders -> which features they share, stability over seeds",
     "train-perturbation": "cell store of a screen -> predictor of what perturbations do",
     "predict-perturbation": "predictor + cells -> predicted cells as AnnData",
