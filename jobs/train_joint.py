@@ -84,9 +84,9 @@ class ObjectiveFlags:
 
     loss: Literal["infonce", "siglip"] | None = None
     """Default: the preset's."""
-    positives: Literal["caption", "pair"] | None = None
-    """caption: all pairs of a caption are each other's. pair: a cell's own text alone. Default: the
-    preset's."""
+    positives: Literal["distinct", "caption", "pair"] | None = None
+    """caption: all pairs of a caption are each other's. pair: a cell's own text alone. distinct: as caption,
+    and a caption is one candidate however many cells of a batch have it. Default: the preset's."""
     batch_pairs: int | None = None
     """Pairs of one optimiser step over all workers, all of them each other's negatives. Default: the
     preset's, or what a small store allows."""

@@ -21,28 +21,34 @@ from engine.models.joint.text_tower import TextTokens
 from engine.models.objective import Loss
 from engine.models.tokens import PackedTokens
 
+Positives = Literal["caption", "pair", "distinct"]
+POSITIVES = ("caption", "pair", "distinct")
+
 
 @dataclass(frozen=True)
 class ObjectiveOptions:
     """How a batch is judged.
 
     positives: "caption", all pairs of one caption number are each other's; "pair", a cell's own text alone,
-        as in the original. SigLIP with "pair" takes equal captions for negatives.
+        as in the original. SigLIP with "pair" takes equal captions for negatives. "distinct", each caption
+        number is one text, that of its first pair, however many cells of the batch have it: a cell is asked
+        which caption it has, and a rare caption has no better chance than a common one with as good a score.
     learn_scale: whether the temperature learns. largest_scale: what it may grow to (CLIP's 100); None for no
         limit, as in CellWhisperer.
     chunk: pairs a tower computes at once; the rest of the batch keeps only its features. 0: all at once.
     """
 
     kind: LossKind = "infonce"
-    positives: Literal["caption", "pair"] = "caption"
+    positives: Positives = "caption"
     learn_scale: bool = True
     largest_scale: float | None = 100.0
     chunk: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("infonce", "siglip") or self.positives not in ("caption", "pair"):
+        if self.kind not in ("infonce", "siglip") or self.positives not in POSITIVES:
             raise ModelError(
-                f"loss {self.kind!r}, positives {self.positives!r}: need infonce or siglip, caption or pair"
+                f"loss {self.kind!r}, positives {self.positives!r}: need infonce or siglip, and one of "
+                f"{', '.join(POSITIVES)}"
             )
         if self.chunk < 0:
             raise ModelError(f"chunk is {self.chunk}; it must be 0 (all at once) or more")
@@ -81,16 +87,23 @@ class TrainingModule(nn.Module):
         texts_BU = model.project_texts(gather_rows(texts_BD))
         captions_B = gather_rows(batch["captions_B"])
         same_BB = same_caption(captions_B)
-        pair_BB = torch.eye(len(captions_B), dtype=torch.bool, device=captions_B.device)
         weights = {
             f"{side}_weights_{letter}": gather_rows(batch[f"{side}_weights_B"])
             for side, letter in (("text", "T"), ("cell", "C"))
             if f"{side}_weights_B" in batch
         }
+        asked_TU, positive_TB = texts_BU, same_BB
+        if options.positives == "pair":
+            positive_TB = torch.eye(len(captions_B), dtype=torch.bool, device=captions_B.device)
+        elif options.positives == "distinct":
+            first_T = first_of_each(captions_B)
+            asked_TU, positive_TB = texts_BU[first_T], same_BB[first_T]
+            if "text_weights_T" in weights:
+                weights["text_weights_T"] = weights["text_weights_T"][first_T]
         loss = contrastive_loss(
-            texts_BU,
+            asked_TU,
             cells_BU,
-            same_BB if options.positives == "caption" else pair_BB,
+            positive_TB,
             kind=options.kind,
             scale=self.scale,
             bias=model.bias,
@@ -125,6 +138,14 @@ class TrainingModule(nn.Module):
             return features_in_chunks(features, chunks)
         found: Tensor = torch.cat([features(chunk) for chunk in chunks])
         return found
+
+
+def first_of_each(captions_B: Tensor) -> Tensor:
+    """Row of the first pair of each caption number, ascending by number."""
+    distinct, of_pair_B = torch.unique(captions_B, return_inverse=True)
+    rows_B = torch.arange(len(captions_B), device=captions_B.device)
+    last = torch.full_like(distinct, len(captions_B))
+    return last.scatter_reduce(0, of_pair_B, rows_B, "amin")
 
 
 def _cell_chunks(batch: dict[str, Tensor], chunk: int) -> Iterator[PackedTokens]:

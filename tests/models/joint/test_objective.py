@@ -125,3 +125,36 @@ def test_a_loss_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
         module_of(tmp_path, kind="siglip")
     with pytest.raises(ModelError, match="need infonce or siglip"):
         joint.ObjectiveOptions(kind="clip")  # type: ignore[arg-type]
+
+
+def test_distinct_captions_are_one_candidate_each(tmp_path: Path) -> None:
+    module = module_of(tmp_path, positives="distinct", head="sphere").eval()
+    batch = batch_of(module.model)
+    cells_BU = module.model.project_cells(module.cell_features(batch))
+    texts_BU = module.model.project_texts(module.text_features(batch))
+    first = [0, 1, 2, 3, 4]  # pairs 5, 6 and 7 repeat captions 0, 1 and 2
+    positive_TB = torch.tensor(first)[:, None] == torch.tensor(OF_CELL)[None, :]
+    expected = [
+        joint.info_nce(
+            *(torch.nn.functional.normalize(part[:, :dim], dim=1) for part in (texts_BU[first], cells_BU)),
+            module.scale,
+            positive_TB,
+        )
+        for dim in module.model.config.dims
+    ]
+    assert torch.allclose(module(batch).loss, torch.stack(expected).mean(), atol=1e-6)
+    caption = module_of(tmp_path, head="sphere").eval()
+    assert not torch.allclose(module(batch).loss, caption(batch).loss, atol=1e-3)
+
+
+def test_texts_of_a_batch_may_be_given_once(tmp_path: Path) -> None:
+    module = module_of(tmp_path).eval()
+    batch = batch_of(module.model)
+    texts = module.model.text_tower.tokenise(TEXTS)
+    once = {
+        **batch,
+        "text_ids_BS": texts.ids_BS,
+        "text_mask_BS": texts.mask_BS,
+        "text_of_pair_B": torch.tensor(OF_CELL),
+    }
+    assert torch.allclose(module(once).loss, module(batch).loss, atol=1e-5)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.models.joint.losses import LossKind
+from engine.models.joint.objective import Positives
 from engine.training.options import Decay
-
-Positives = Literal["caption", "pair"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,7 @@ PRESETS = {
     # Features of frozen towers are computed once, so epochs are cheap.
     "default": Preset(
         head="sphere",
+        positives="distinct",
         dims=(64, 128, 256, 512),
         epochs=60,
         lr=3e-3,
