@@ -27,11 +27,11 @@ from jobs.demo_text import minilm_directory
 from storage.cells import CellStore
 from storage.locations import Location
 from storage.shuffled_cells import read_cells
-from tests.benchmarks.joint_arms.cells import TEMPLATE, Cells, held_donors, medians_of_variable_genes
+from tests.benchmarks.joint_arms.cells import TEMPLATE, Cells, held_donors, medians_of_markers
 from tests.streaming.in_process import encode_here
 
 ENCODED_AT_ONCE = 128
-MAX_TOKENS = 128
+MAX_TOKENS = 192
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Sizes:
     epochs: float
 
 
-FULL = Sizes(500, 150, 200, 96, 4)
+FULL = Sizes(500, 100, 160, 128, 4)
 SMALL = Sizes(40, 2, 3, 16, 0.1)
 
 
@@ -59,8 +59,8 @@ class Arms:
     sizes: Sizes
 
     def encoder(self) -> str:
-        """A Geneformer of two layers for the variable genes, trained on its own objective, without labels."""
-        medians = medians_of_variable_genes(self.cells)
+        """A Geneformer of two layers for the marker genes, trained on its own objective."""
+        medians = medians_of_markers(self.cells)
         sizes = {"n_layers": 2, "d_model": 64, "n_heads": 4, "ffn": 128, "max_tokens": MAX_TOKENS}
         fresh = geneformer.create(list(medians), medians, special_tokens=False, **sizes)  # type: ignore[arg-type]
         models.save(fresh, self.folder / "fresh")
