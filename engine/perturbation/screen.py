@@ -113,11 +113,10 @@ def open_h5ad(
     context = naming.context_column(path, source.obs.columns, context)
     obs = source.obs.rows(0, source.n_cells, [column, *([context] if context else [])])
     var = source.genes_frame("X")
-    names = var["gene_name"] if "gene_name" in var.columns else var.index
     values = np.concatenate([np.zeros(0), *(sample.values for sample in matrix.samples(_SAMPLES))])
     return _labelled(
         path,
-        [str(name) for name in names],
+        var,
         obs,
         column,
         context,
@@ -141,10 +140,9 @@ def open_store(
     column = naming.perturbation_column(where, store.obs_columns, perturbation)
     context = naming.context_column(where, store.obs_columns, context)
     obs = store.obs(list(dict.fromkeys([column, *([context] if context else [])])))
-    names = store.genes["gene_name"] if "gene_name" in store.genes.columns else store.genes.index
     return _labelled(
         where,
-        [str(name) for name in names],
+        store.genes,
         obs.iloc[: max_cells or len(obs)],
         column,
         context,
@@ -157,7 +155,7 @@ def open_store(
 
 def _labelled(
     where: str,
-    genes: list[str],
+    var: pd.DataFrame,
     obs: pd.DataFrame,
     column: str,
     context: str | None,
@@ -186,11 +184,23 @@ def _labelled(
         if context is None
         else obs[context].astype(str).to_numpy(dtype=object)
     )
-    twice = pd.Index(genes)[pd.Index(genes).duplicated()]
-    if len(twice):
-        raise InputError(f"{where}: gene {twice[0]} occurs more than once; sum or rename it.")
     perturbations = naming.canonical(raw, control)
+    genes = _gene_names(where, var, {gene for label in there for gene in naming.targets(label, control)})
     return Screen(where, genes, perturbations, contexts, control, scale, read, control in there)
+
+
+def _gene_names(where: str, var: pd.DataFrame, targets: set[str]) -> list[str]:
+    """Symbols or ids, whichever the perturbations are named by; `gene_name` where both are as good.
+
+    Raises InputError when the names that would do stand for several genes.
+    """
+    columns = [var["gene_name"]] if "gene_name" in var.columns else []
+    offered = [[str(name) for name in names] for names in (*columns, var.index)]
+    unique = [names for names in offered if len(set(names)) == len(names)]
+    if not unique:
+        twice = pd.Index(offered[0])[pd.Index(offered[0]).duplicated()]
+        raise InputError(f"{where}: gene {twice[0]} occurs more than once; sum or rename it.")
+    return max(unique, key=lambda names: len(targets & set(names)))
 
 
 def _rows_of(matrix: CountMatrix, cells: npt.NDArray[np.int64]) -> sparse.csr_matrix:

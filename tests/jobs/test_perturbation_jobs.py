@@ -118,7 +118,7 @@ def test_screens_that_cannot_be_trained_on_are_refused_before_anything_is_writte
 
 def test_a_dry_run_says_what_three_billion_parameters_take(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--cells", "-", "--perturbation", "target", "--control", "c", "--dry-run", "--genes", "18080"]
-    shape = ["--d-model", "2560", "--layers", "50", "--members", "1", "--conditions", "32", "--workers", "8"]
+    shape = ["--d-model", "2560", "--layers", "51", "--members", "1", "--conditions", "32", "--workers", "8"]
     how = ["--zero", "2", "--precision", "bf16"]
     assert train_perturbation.main([*flags, *shape, *how, "--checkpoint-layers"]) == 0
     text = capsys.readouterr().out
