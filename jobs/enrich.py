@@ -26,8 +26,8 @@ class Options(JobOptions):
     """Gene-term associations, as `databases` writes them."""
     gmt: Paths = field(default_factory=list)
     """Files of gene sets: --gmt A.gmt B.gmt."""
-    only: Paths = field(default_factory=list)
-    """Names of the sources to use. Default: all."""
+    only: str = ""
+    """Names of the sources to use, e.g. gencc,hpo. Default: all."""
     baseline: Paths = field(default_factory=list)
     """Feature tables of something that should mean less (an untrained autoencoder, raw neurons): their rates
     stand beside the features' own."""
@@ -61,7 +61,7 @@ def run(options: Options) -> Outcome:
 
     output = options.output_location
     _require_sensible(options)
-    knowledge = open_knowledge(options.databases, _flat(options.gmt), _flat(options.only))
+    knowledge = open_knowledge(options.databases, _flat(options.gmt), comma_separated(options.only))
     result = enrich(
         options.features,
         knowledge,

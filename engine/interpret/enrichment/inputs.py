@@ -73,23 +73,23 @@ def open_knowledge(databases: str | None, gmt: Sequence[str], only: Sequence[str
             raise InputError(f"{path}: a source named {source} is there already; give it once.")
         found.append(SourceTables(source, terms, associations))
         licences.append(pd.DataFrame([{"source": source, "title": Path(path).name}], columns=LICENCE_COLUMNS))
-    unknown = sorted(set(only) - {one.name for one in found})
+    networks = Databases.open(databases).networks if databases else []
+    unknown = sorted(set(only) - {one.name for one in found} - set(networks))
     if unknown:
         names = ", ".join(one.name for one in found)
         raise InputError(f"--only: no source {', '.join(unknown)}; there are {names}.")
     chosen = tuple(one for one in found if not only or one.name in only)
+    if not chosen:
+        raise InputError("no source with terms is left: a network alone cannot be tested against.")
     identity = {
         "databases": Databases.open(databases).dataset_id if databases else None,
         "gmt": {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32] for path in gmt},
         "sources": [one.name for one in chosen],
     }
+    network, edges = _network(databases, only)
     table = pd.concat(licences, ignore_index=True)
-    return Knowledge(
-        chosen,
-        table[table["source"].isin([one.name for one in chosen])].reset_index(drop=True),
-        _network(databases, only),
-        identity,
-    )
+    used = [one.name for one in chosen] + network
+    return Knowledge(chosen, table[table["source"].isin(used)].reset_index(drop=True), edges, identity)
 
 
 def _of_databases(path: str) -> Iterator[SourceTables]:
@@ -100,13 +100,14 @@ def _of_databases(path: str) -> Iterator[SourceTables]:
             yield SourceTables(source, terms, databases.associations(source))
 
 
-def _network(path: str | None, only: Sequence[str]) -> pd.DataFrame | None:
-    """Edges of the first network of the databases, unless only other sources were asked for."""
+def _network(path: str | None, only: Sequence[str]) -> tuple[list[str], pd.DataFrame | None]:
+    """(its name, its edges) of the first network of the databases, unless only other sources were asked
+    for."""
     if not path:
-        return None
+        return [], None
     databases = Databases.open(path)
-    wanted = [name for name in databases.networks if not only or name in only]
-    return databases.edges(wanted[0]) if wanted else None
+    wanted = [name for name in databases.networks if not only or name in only][:1]
+    return wanted, databases.edges(wanted[0]) if wanted else None
 
 
 def _file(path: str) -> Path:

@@ -47,9 +47,10 @@ function network(edges) {
 }
 
 function termsCard(record) {
-  const groups = [...new Set(record.terms.map((term) => term.group))];
+  const terms = record.terms.map(([group, source, id, name, hit, sharp, k, K, genes, ...numbers]) => ({ group, source, id, name, hit, sharp, k, K, genes, numbers }));
+  const groups = [...new Set(terms.map((term) => term.group))];
   const parts = groups.map((group) => {
-    const rows = record.terms.filter((term) => term.group === group).slice(0, 14);
+    const rows = terms.filter((term) => term.group === group).slice(0, 14);
     return make("div", {}, make("h4", {}, group), grid(
       [["Term"], ["Shared", "number"], ["q", "number"], ["Odds ratio (95 %)", "number middling"], ["By chance", "number middling"]],
       rows.map((term) => {
@@ -61,7 +62,7 @@ function termsCard(record) {
         ];
       })));
   });
-  const found = record.terms.filter((term) => term.hit).length;
+  const found = terms.filter((term) => term.hit).length;
   return card("What its genes are known for", found ? "By kind of evidence; pale rows are not significant. q: over all features and all terms of the source. By chance: share of shuffles of the gene labels that find a term as strong." : "Nothing significant. The best of what was tested, for orientation:", ...parts);
 }
 
