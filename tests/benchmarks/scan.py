@@ -3,8 +3,7 @@
 Legend: B sequences, L length, E channels, N state, H heads, P head width, G groups.
 """
 
-import gc
-import os
+import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,22 +114,22 @@ def seconds(passes: dict[str, Pass], repeats: int) -> dict[str, float]:
     return best
 
 
-def grown_megabytes(step: Pass) -> float:
-    """Growth of the resident size during a pass, in a process of its own: what others freed is not reused."""
-    reading, writing = os.pipe()
-    gc.collect()
-    child = os.fork()
-    if child == 0:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is resident now
-        before = resident("VmRSS")
-        step()
-        os.write(writing, str(resident("VmHWM") - before).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    grown = int(os.read(reading, 64))
-    os.close(reading)
-    os.close(writing)
-    return grown / 1e6
+def grown_megabytes(kind: str, length: int) -> float:
+    """Growth of the peak resident size during a pass, in a fresh process: nothing freed before is reused."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as processes:
+        return processes.apply(_growth_here, (kind, length))
+
+
+def _growth_here(kind: str, length: int) -> float:
+    torch.set_num_threads(1)
+    make, scan = {"mamba2": (mamba2_inputs, ssd), "mamba1": (mamba1_inputs, selective_scan)}[kind]
+    backward_of(scan, make(128))()  # threads and buffers that any pass makes once
+    step = backward_of(scan, make(length))
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    step()
+    return (resident("VmHWM") - before) / 1e6
 
 
 def resident(field: str) -> int:
@@ -195,7 +194,7 @@ def measure(scratch: Path, smoke: bool) -> list[Figure]:
     ]
     for name, title in (("mamba2", "Mamba-2"), ("mamba1", "Mamba-1")):
         spent = [ours[length][name] for length in (short, whole)]
-        grown = [grown_megabytes(at_length[length][name]) for length in (short, whole)]
+        grown = [grown_megabytes(name, length) for length in (short, whole)]
         figures.append(growth(title, (short, whole), spent, "s"))
         figures.append(growth(title, (short, whole), grown, "MB"))
     error = largest_difference(short)
