@@ -39,9 +39,9 @@ def slow_model(genes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def quiet(small_store: Path, slow_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What one machine makes of the small store when nothing happens: object -> hash."""
+    """What one encoder makes of the small store when nothing happens: object -> hash."""
     output = tmp_path_factory.mktemp("quiet") / "cache"
-    code, messages = finish(start(cache_command(small_store, slow_model, output)))
+    code, messages = finish(start(cache_command(small_store, slow_model, output, actors=1)))
     assert code == 0, messages
     return hashes(output)
 

@@ -64,7 +64,7 @@ def fill(disk: Path) -> Path:
 
 def test_the_disk_becomes_full(small_store, slow_model, small_disk, quiet):
     output = small_disk / "cache"
-    command = cache_command(small_store, slow_model, output)
+    command = cache_command(small_store, slow_model, output, actors=1)
     running = start(command)
     wait_for_members(output, running, 2)
     filler = fill(small_disk)
@@ -90,7 +90,7 @@ def test_output_that_cannot_be_written_is_refused(small_store, slow_model, small
 
 
 def test_a_member_that_kills_its_encoder(small_store, slow_model, tmp_path):
-    command = cache_command(small_store, slow_model, tmp_path / "cache")
+    command = cache_command(small_store, slow_model, tmp_path / "cache", actors=1)
     poisoned = [*command[:2], "tests.chaos.poisoned_cache", *command[3:]]
     code, messages = finish(start(poisoned))
     assert code == 1, messages
@@ -117,7 +117,8 @@ def remote_hashes(output: str) -> dict[str, str]:
 
 def test_a_store_in_trouble(faulty_store, remote, slow_model, quiet):
     faulty_store.trouble = TROUBLE
-    code, messages = finish(start(cache_command(f"{remote}/cells", slow_model, f"{remote}/cache")))
+    command = cache_command(f"{remote}/cells", slow_model, f"{remote}/cache")
+    code, messages = finish(start(command))
     assert code == 0, messages
     met = dict(faulty_store.met)
     faulty_store.calm()
@@ -126,7 +127,7 @@ def test_a_store_in_trouble(faulty_store, remote, slow_model, quiet):
 
 
 def test_a_store_that_goes_down(faulty_store, remote, slow_model, quiet):
-    command = cache_command(f"{remote}/cells", slow_model, f"{remote}/cache")
+    command = cache_command(f"{remote}/cells", slow_model, f"{remote}/cache", actors=1)
     running = start(command, SYNCYTIUM_STORE_ATTEMPTS="4")
     while not any("member-" in name for name in Location.of(f"{remote}/cache").list()):
         assert running.poll() is None, finish(running)[1]
