@@ -32,6 +32,10 @@ class Options(JobOptions):
     """Feature tables, as `features` writes them."""
     phrases: str | None = None
     """Phrase bank by the same joint model, as `phrases` writes it: what cells may be called."""
+    perturbation: str | None = None
+    """Model of perturbations, as `train-perturbation` writes it."""
+    map: str | None = None
+    """h5ad with a map of the cells, as `annotate` writes it. Default: the plane in which they spread most."""
     sae: str | None = None
     """The sparse autoencoder of the features: which features point the same way."""
     language_model: str | None = None
@@ -116,6 +120,8 @@ def settings_of(options: Options) -> "Settings":
         cells=options.cells,
         features=options.features,
         phrases=options.phrases,
+        perturbation=options.perturbation,
+        map=options.map,
         sae=options.sae,
         language_model=options.language_model,
         language_model_name=options.language_model_name,

@@ -15,7 +15,7 @@ from prometheus_client import Counter, Histogram
 from engine.serving import problems
 from engine.serving.access import Access, BoundedBodies, Headers, read_keys
 from engine.serving.doors import Doors
-from engine.serving.routes import cells, cellwhisperer, chat, features, health, retrieval
+from engine.serving.routes import cells, cellwhisperer, chat, features, health, perturb, retrieval
 
 WEB = Path(__file__).parent / "web"
 
@@ -37,7 +37,7 @@ def create_api(doors: Doors) -> FastAPI:
     keys = None if settings.api_keys is None else read_keys(settings.api_keys)
     api.state.access = Access(keys, settings.limits.requests_per_minute)
     problems.install(api)
-    for module in (retrieval, cells, features, chat, cellwhisperer, health):
+    for module in (retrieval, cells, features, perturb, chat, cellwhisperer, health):
         api.include_router(module.router)
     _serve_page(api)
     api.add_middleware(BoundedBodies, limit=settings.limits.body_bytes)

@@ -17,6 +17,7 @@ from engine.serving.doors import Doors
 from engine.serving.rooms.cells import CellRoom
 from engine.serving.rooms.counts import CountRoom
 from engine.serving.rooms.features import FeatureRoom
+from engine.serving.rooms.perturbations import PerturbationRoom
 from engine.serving.rooms.phrases import PhraseRoom
 from engine.serving.rooms.selections import SelectionRoom
 from engine.serving.rooms.texts import TextRoom
@@ -52,6 +53,8 @@ def build(settings: Settings) -> serve.Application:
         rooms["counts"] = _deployment(CountRoom, settings)
     if settings.phrases is not None:
         rooms["phrases"] = _deployment(PhraseRoom, settings)
+    if settings.perturbation is not None:
+        rooms["perturbations"] = _deployment(PerturbationRoom, settings)
     if settings.features is not None:
         rooms["features"] = _deployment(FeatureRoom, settings)
     # The version is told to the cells' replicas alone: another one swaps in place, and nothing else restarts.

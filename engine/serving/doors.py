@@ -20,6 +20,10 @@ Int64 = npt.NDArray[np.int64]
 CellId = Annotated[int, Field(ge=0, le=2**53)]
 
 
+# Rooms that say what they hold, the cells first.
+ROOMS = ("cells", "texts", "counts", "features", "phrases", "perturbations")
+
+
 class CellChoice(BaseModel):
     """Some cells: by number, by half-open ranges of numbers, by a condition, or a selection made before.
     Several of them are joined; `all` stands for every cell.
@@ -51,6 +55,7 @@ class Doors:
     counts: Any = None
     features: Any = None
     phrases: Any = None
+    perturbations: Any = None
 
     async def question(self, text: str, template: str | None = None) -> Question:
         """The vector of a query in words."""

@@ -43,6 +43,10 @@ class Settings(BaseModel):
     """Feature tables, as `features` writes them."""
     sae: str | None = None
     """The sparse autoencoder of the features: which of them point the same way."""
+    perturbation: str | None = None
+    """Model directory, as `train-perturbation` writes it."""
+    map: str | None = None
+    """h5ad with a map of the cells, as `annotate` writes it. None: the plane in which they spread most."""
     phrases: str | None = None
     """Phrase bank, as `phrases` writes it: what cells may be called."""
     language_model: str | None = None

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from engine.retrieval.search import Metric, Searcher
 from engine.serving.problems import Problem
+from engine.serving.rooms.layouts import read_map
 from engine.serving.settings import Settings
 from storage.index import VectorIndex
 from storage.index.cell_tables import NAME, ROW
@@ -58,7 +59,7 @@ class CellRoom:
     def _open(self, version: int | None) -> None:
         index = VectorIndex.open(self._settings.index, version)
         index.warm()
-        self._view = _View(index)
+        self._view = _View(index, self._settings.map)
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Of the deployment's `user_config`: `index_version`, None for the newest."""
@@ -135,7 +136,9 @@ class CellRoom:
         return self._view.column(name)
 
     def layout(self) -> bytes:
-        """x and y of every cell, uint16 each, interleaved: the plane in which the vectors spread most."""
+        """x and y of every cell, uint16 each, interleaved: of the map that was given, else the plane in which
+        the vectors spread most.
+        """
         return self._view.layout
 
     def names(self, ids: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
@@ -161,7 +164,7 @@ class CellRoom:
 class _View:
     """What is derived from one version, each on first use."""
 
-    def __init__(self, index: VectorIndex) -> None:
+    def __init__(self, index: VectorIndex, map_path: str | None = None) -> None:
         self.index, self.searcher = index, Searcher(index)
         live = [
             np.ones(segment.n_rows, bool) if segment.live is None else segment.live
@@ -171,12 +174,17 @@ class _View:
         self.order = rows[np.argsort(index.ids[rows], kind="stable")]
         """`[N]` row of each cell, by ascending id."""
         self.ids = index.ids[self.order]
+        self.layout = _points(self.plane() if map_path is None else read_map(map_path, self._names()))
         self.columns = {field.name: _kind(field.type) for field in self._table.schema if field.name != NAME}
 
     @cached_property
     def _table(self) -> pa.Table:
         """Annotations of all rows, mapped, segment after segment."""
         return pa.concat_tables([s.arrays.obs for s in self.index.segments], promote_options="default")
+
+    def _names(self) -> list[str]:
+        """Of every cell, by ascending id."""
+        return [str(name) for name in self._table[NAME].take(pa.array(self.order)).to_pylist()]
 
     def rows_of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         places = np.searchsorted(self.ids, ids)
@@ -263,8 +271,8 @@ class _View:
             raise Problem(400, "too_many_categories", detail)
         return Column("category", codes[self.order].astype(np.uint8).tobytes(), categories, 0.0, 0.0)
 
-    @cached_property
-    def layout(self) -> bytes:
+    def plane(self) -> Float32:
+        """`[N, 2]` the plane in which the vectors spread most."""
         n = len(self.ids)
         sample = self.ids if n <= _FITTED_TO else self.ids[:: -(-n // _FITTED_TO)]
         x_ND = self.vectors(sample)
@@ -277,10 +285,19 @@ class _View:
             # `vectors` answers by row; the map is by id.
             order = np.argsort(np.argsort(self.rows_of(some)))
             at_N2[start : start + len(some)] = ((self.vectors(some) - mean_D) @ plane_D2)[order]
-        low, high = np.nanpercentile(at_N2, 0.1, axis=0), np.nanpercentile(at_N2, 99.9, axis=0)
-        unit = np.clip((at_N2 - low) / np.maximum(high - low, 1e-9), 0, 1)
-        points: bytes = np.nan_to_num(unit * 65_535).astype("<u2").tobytes()
-        return points
+        return at_N2
+
+
+def _points(at_N2: Float32) -> bytes:
+    """Places as two uint16 each, between the outermost thousandths; a cell without a place is at a corner."""
+    if not len(at_N2):
+        return b""
+    low, high = np.nanpercentile(at_N2, 0.1, axis=0), np.nanpercentile(at_N2, 99.9, axis=0)
+    # One scale both ways: distances on a map mean the same in both directions.
+    span = float(max(np.max(high - low), 1e-9))
+    unit = np.clip((at_N2 - (low + high) / 2) / span + 0.5, 0, 1)
+    points: bytes = np.nan_to_num(unit * 65_535).astype("<u2").tobytes()
+    return points
 
 
 def _main_axis(x_ND: Float32) -> Float32:

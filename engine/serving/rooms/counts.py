@@ -6,6 +6,7 @@ Legend: C cells, G genes.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from engine.interpret.expression import PER_CELL
+from engine.perturbation.normalise import log_normalised
 from engine.serving.problems import Problem
 from engine.serving.rooms.cells import Scores, levels_of, sample_of
 from engine.serving.settings import Settings
@@ -115,6 +117,17 @@ class CountRoom:
         all_CG.data = np.log1p(all_CG.data)
         ratio_G = _mean(own_CG) / np.exp(_mean(all_CG))
         return [str(self._names[g]) for g in np.argsort(-ratio_G, kind="stable")[:most]]
+
+    def profile(self, ids: Int64, genes: Sequence[str]) -> tuple[npt.NDArray[np.float64], list[str]]:
+        """Mean log(1 + counts per ten thousand) of some genes in these cells (at most 2,000 of them), 0 for
+        genes that are not measured here; and which those are.
+        """
+        columns = np.array([self._column.get(gene.upper(), -1) for gene in genes])
+        missing = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
+        if len(missing) == len(genes):
+            raise Problem(400, "no_gene", f"none of the model's genes is in {self._store.location}")
+        mean_G = _mean(log_normalised(self._counts(sample_of(ids, COMPARED))))
+        return np.where(columns >= 0, mean_G[columns], 0.0), missing
 
     def _rows(self, ids: Int64) -> Int64:
         if len(ids) and int(ids.max()) >= self._store.n_cells:

@@ -8,9 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from engine.models import sae
 from engine.serving.problems import Problem
 from engine.serving.settings import Settings
+from storage.checkpoints import local_copy
+from storage.errors import InputError
 from storage.features import FeatureTables
+
+_NEIGHBOURS = 10
 
 
 class FeatureRoom:
@@ -21,6 +26,7 @@ class FeatureRoom:
             raise ValueError("a room of features needs feature tables")
         self._tables = FeatureTables.open(settings.features)
         self._features = self._tables.features.set_index("feature", drop=False)
+        self._decoder_FD = None if settings.sae is None else unit_decoder(settings.sae, len(self._features))
         self._genes = _by_feature(self._tables.top_genes)
         self._cells = _by_feature(self._tables.top_cells)
         self._labels = _by_feature(self._tables.labels)
@@ -56,7 +62,16 @@ class FeatureRoom:
             "top_genes": records(self._genes.get(number)),
             "top_cells": records(self._cells.get(number)),
             "labels": records(self._labels.get(number)),
+            "neighbours": self._neighbours(number),
         }
+
+    def _neighbours(self, number: int) -> list[dict[str, Any]]:
+        """Features whose decoder directions are nearest, by cosine; none without --sae."""
+        if self._decoder_FD is None:
+            return []
+        cosine_F = self._decoder_FD @ self._decoder_FD[number]
+        nearest = np.argsort(-cosine_F, kind="stable")[1 : _NEIGHBOURS + 1]
+        return [{"feature": int(f), "cosine": round(float(cosine_F[f]), 4)} for f in nearest]
 
     def of_cells(self, ids: npt.NDArray[np.int64], most: int) -> list[dict[str, Any]]:
         """Features that have the most of their top cells among these, with that number and top genes."""
@@ -84,6 +99,15 @@ class FeatureRoom:
         if rows is None:
             return []
         return list(zip(rows["cell"].astype(int), rows["max_activation"].astype(float), strict=True))
+
+
+def unit_decoder(path: str, n_features: int) -> npt.NDArray[np.float32]:
+    """`[F, D]` directions of the features. Raises InputError when there is another number of them."""
+    decoder_FD = sae.load(local_copy(path)).W_dec.detach().float().numpy()
+    if len(decoder_FD) != n_features:
+        raise InputError(f"{path}: {len(decoder_FD):,} features, but the tables have {n_features:,}")
+    unit: npt.NDArray[np.float32] = decoder_FD / np.linalg.norm(decoder_FD, axis=1, keepdims=True).clip(1e-12)
+    return unit
 
 
 def _by_feature(table: pd.DataFrame) -> dict[int, pd.DataFrame]:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.serving.doors import CellChoice, Doors, ranges_of
+from engine.serving.doors import ROOMS, CellChoice, Doors, ranges_of
 from engine.serving.problems import Problem, not_loaded
 from engine.serving.rooms.cells import Scores
 from engine.serving.routes.asking import WithDoors, needs
@@ -33,7 +33,7 @@ class MarkersRequest(BaseModel):
 async def datasets(doors: Doors = WithDoors) -> dict[str, Any]:
     """What is served, with versions and fingerprints: where every number on a page comes from."""
     facts = {"cells": await doors.cells.facts.remote()}
-    for name in ("texts", "counts", "features", "phrases"):
+    for name in ROOMS[1:]:
         room = getattr(doors, name)
         facts[name] = None if room is None else await room.facts.remote()
     return facts

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from engine.serving.doors import Doors
+from engine.serving.doors import ROOMS, Doors
 from engine.serving.problems import Problem
 from engine.serving.routes.asking import WithDoors
 
@@ -26,7 +26,7 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz")
 async def readyz(doors: Doors = WithDoors) -> dict[str, Any]:
     """Every room answers, or 503."""
-    rooms = {name: getattr(doors, name) for name in ("cells", "texts", "counts", "features", "phrases")}
+    rooms = {name: getattr(doors, name) for name in ROOMS}
     loaded = {name: room for name, room in rooms.items() if room is not None}
     try:
         async with asyncio.timeout(_READY_SECONDS):
