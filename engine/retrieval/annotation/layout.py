@@ -11,18 +11,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from engine.retrieval.annotation.graph import NEIGHBOURS, finder_of, leiden, neighbour_graph
 from storage.embeddings import Embeddings
 
-NEIGHBOURS = 15
 BLOCK_CELLS = 4096
-# Links of the graph that finds nearest landmarks, and how widely it is searched: recall above 0.99 on
-# embeddings of cells.
-_LINKS, _SEARCHED = 32, 64
 
 Float32 = npt.NDArray[np.float32]
 Report = Callable[[int, int, str], None]
@@ -75,25 +71,13 @@ def landmarks_laid_out(e_MU: Float32, options: LayoutOptions) -> tuple[Float32, 
     if len(e_MU) <= 3:
         line = np.stack([np.arange(len(e_MU)), np.zeros(len(e_MU))], axis=1)
         return line.astype(np.float32), np.zeros(len(e_MU), np.int32)
-    import anndata
     import scanpy
 
-    cells = anndata.AnnData(e_MU)
+    cells = neighbour_graph(e_MU, options.seed)
     with warnings.catch_warnings():
-        # Small inputs make umap-learn and pynndescent say what they do about them.
-        warnings.simplefilter("ignore")
-        neighbours = min(NEIGHBOURS, len(e_MU) - 1)
-        scanpy.pp.neighbors(cells, n_neighbors=neighbours, use_rep="X", random_state=options.seed)
+        warnings.simplefilter("ignore")  # umap-learn on few cells
         scanpy.tl.umap(cells, random_state=options.seed)
-        scanpy.tl.leiden(
-            cells,
-            resolution=options.resolution,
-            random_state=options.seed,
-            flavor="igraph",
-            n_iterations=2,
-            directed=False,
-        )
-    return cells.obsm["X_umap"].astype(np.float32), cells.obs["leiden"].to_numpy().astype(np.int32)
+    return cells.obsm["X_umap"].astype(np.float32), leiden(cells, options.resolution, options.seed)
 
 
 def known_cells(embeddings: Embeddings, n_cells: int) -> npt.NDArray[np.bool_]:
@@ -128,7 +112,7 @@ def _place_others(
     """Fills in the cells that are no landmarks: the mean place and commonest cluster of their nearest ones,
     nearer ones counting more.
     """
-    graph, n_cells = _landmark_graph(e_MU), len(known_C)
+    finder, n_cells = finder_of(e_MU), len(known_C)
     place_M2, cluster_M = place_C2[chosen], cluster_C[chosen]
     others_C = known_C.copy()
     others_C[chosen] = False
@@ -137,7 +121,7 @@ def _place_others(
         stop = min(start + BLOCK_CELLS, n_cells)
         rows = np.flatnonzero(others_C[start:stop])
         if len(rows):
-            distance_RK, near_RK = graph.search(embeddings.read(start, stop)[rows], k)
+            distance_RK, near_RK = finder.search(embeddings.read(start, stop)[rows], k)
             weight_RK = 1.0 / (distance_RK + 1e-6)
             weight_RK /= weight_RK.sum(axis=1, keepdims=True)
             place_C2[start + rows] = np.einsum("rk,rkp->rp", weight_RK, place_M2[near_RK])
@@ -146,18 +130,6 @@ def _place_others(
             cluster_C[start + rows] = votes.argmax(axis=1)
         if report is not None:
             report(stop, n_cells, "cells placed")
-
-
-def _landmark_graph(e_MU: Float32) -> Any:
-    """Finds nearest landmarks by squared distance: exactly among few, through a graph among many."""
-    import faiss
-
-    graph: Any = faiss.IndexFlatL2(e_MU.shape[1])
-    if len(e_MU) > BLOCK_CELLS:
-        graph = faiss.IndexHNSWFlat(e_MU.shape[1], _LINKS)
-        graph.hnsw.efSearch = _SEARCHED
-    graph.add(e_MU)
-    return graph
 
 
 def _by_size(cluster_C: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

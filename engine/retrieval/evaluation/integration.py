@@ -5,15 +5,14 @@ Legend: C cells, D width of an embedding.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from engine.retrieval.annotation.graph import leiden, neighbour_graph
 from engine.retrieval.evaluation.inputs import Float32, Int64
 
-NEIGHBOURS = 15
 # Leiden is tried at these resolutions; the one that agrees best with the labels counts, as in scib.
 RESOLUTIONS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0)
 MOST_CELLS = 10_000
@@ -31,10 +30,10 @@ def integration(
         drawn = np.random.default_rng(seed).choice(len(e_CD), MOST_CELLS, replace=False)
         e_CD, label_C = e_CD[drawn], label_C[drawn]
         batch_C = None if batch_C is None else batch_C[drawn]
-    graph = _graph(e_CD, seed)
+    graph = neighbour_graph(e_CD, seed)
     agreed = []
     for resolution in RESOLUTIONS:
-        cluster_C = _clusters(graph, resolution, seed)
+        cluster_C = leiden(graph, resolution, seed)
         nmi = normalized_mutual_info_score(label_C, cluster_C)
         agreed.append((float(nmi), float(adjusted_rand_score(label_C, cluster_C)), resolution))
     nmi, ari, resolution = max(agreed)
@@ -75,25 +74,3 @@ def asw_batch(e_CD: Float32, label_C: Int64, batch_C: npt.NDArray[Any]) -> float
         if 1 < n_batches < len(own):
             mixed.append(1 - np.abs(silhouette_samples(e_CD[own], batch_C[own])).mean())
     return float(np.mean(mixed)) if mixed else None
-
-
-def _graph(e_CD: Float32, seed: int) -> Any:
-    import anndata
-    import scanpy
-
-    cells = anndata.AnnData(np.asarray(e_CD, np.float32))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pynndescent and umap-learn on few cells
-        neighbours = min(NEIGHBOURS, len(e_CD) - 1)
-        scanpy.pp.neighbors(cells, n_neighbors=neighbours, use_rep="X", random_state=seed)
-    return cells
-
-
-def _clusters(cells: Any, resolution: float, seed: int) -> npt.NDArray[Any]:
-    import scanpy
-
-    scanpy.tl.leiden(
-        cells, resolution=resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False
-    )
-    found: npt.NDArray[Any] = cells.obs["leiden"].to_numpy()
-    return found

@@ -1,0 +1,5 @@
+"""Fixtures of the evaluation tests."""
+
+from tests.retrieval.blood import blood, small_counts
+
+__all__ = ["blood", "small_counts"]
