@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from jobs.anatomy import JobOptions, Outcome, ProgressLine, comma_separated, launch
 from storage.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.interpret.enrichment.namer import Namer
 
 LEAST = {"top_genes": 3, "min_overlap": 1, "smallest_term": 1, "listed": 0, "permutations": 0}
 
@@ -51,6 +54,11 @@ class Options(JobOptions):
     ranked: str = ""
     """Numbers of features, "4711,88", that pre-ranked GSEA (gseapy) tests as well, without a cut in their
     lists. Make the feature tables with as many --top-genes as are to be ranked."""
+    label_url: str = ""
+    """OpenAI-compatible API ("http://localhost:8000/v1") that names features from the same evidence; it is
+    sent names of genes, terms and cell labels. The key comes from SYNCYTIUM_LABEL_KEY or OPENAI_API_KEY."""
+    label_model: str = ""
+    """Name of the model there."""
     gene_key: Literal["auto", "name", "id"] = "auto"
     """What genes are compared by. auto: whichever the sources know more of."""
 
@@ -80,6 +88,7 @@ def run(options: Options) -> Outcome:
         ),
         output,
         baselines=_flat(options.baseline),
+        namer=_namer(options),
         address=options.address,
         overwrite=options.overwrite,
         report=ProgressLine("enrich"),
@@ -122,6 +131,14 @@ def _ranked(text: str) -> tuple[int, ...]:
     if parts:
         require_gseapy()
     return tuple(map(int, parts))
+
+
+def _namer(options: Options) -> "Namer | None":
+    from engine.interpret.enrichment.namer import Namer
+
+    if bool(options.label_url) != bool(options.label_model):
+        raise InputError("--label-url and --label-model go together; give both or neither.")
+    return Namer.of(options.label_url, options.label_model) if options.label_url else None
 
 
 def _flat(given: list[tuple[str, ...]]) -> list[str]:

@@ -27,6 +27,7 @@ from engine.interpret.enrichment.inputs import (
     open_features,
     term_sets,
 )
+from engine.interpret.enrichment.namer import Namer
 from engine.interpret.enrichment.network import MIN_SCORE, Network, coherence, edge_table, empty_edges
 from engine.interpret.enrichment.originals import as_json, summary, validations
 from engine.interpret.enrichment.ranked import ranked_table
@@ -114,6 +115,7 @@ def enrich(
     output: Location,
     *,
     baselines: Sequence[str] = (),
+    namer: Namer | None = None,
     address: str | None = None,
     use_ray: bool | None = None,
     overwrite: bool = False,
@@ -121,7 +123,8 @@ def enrich(
 ) -> Enrichment:
     """Test the features, and each baseline's, against all sources; write the tables to `output`.
 
-    use_ray: None for Ray when there is enough to do. Raises InputError for inputs that do not fit, and
+    use_ray: None for Ray when there is enough to do. namer: a language model that names features instead
+    of the template. Raises InputError for inputs that do not fit, and
     LineageMismatch when something else is at `output`.
     """
     started = time.monotonic()
@@ -135,6 +138,7 @@ def enrich(
         "baselines": [one.dataset_id for one in opened.values()],
         **asdict(options),
         "ranked": list(options.ranked),
+        "namer": namer and asdict(namer),
     }
     dataset = plan_enrichment(output, lineage, subject.ranges, overwrite=overwrite)
     if dataset.is_complete:
@@ -152,7 +156,7 @@ def enrich(
         [rate_table(name, one.study, one.scans, one.corrections, one.chance) for name, one in tested.items()],
         ignore_index=True,
     )
-    snapshot, facts = _write(dataset, features, subject, tested[SUBJECT], rates, knowledge, options)
+    snapshot, facts = _write(dataset, features, subject, tested[SUBJECT], rates, knowledge, options, namer)
     return Enrichment(snapshot, facts, True, time.monotonic() - started)
 
 
@@ -190,6 +194,7 @@ def _write(
     rates: pd.DataFrame,
     knowledge: Knowledge,
     options: EnrichmentOptions,
+    namer: Namer | None,
 ) -> tuple[Snapshot, dict[str, Any]]:
     tables, study = FeatureTables.open(features), tested.study
     everything = Correction.of(
@@ -217,7 +222,7 @@ def _write(
         )
         genes = {int(number): subject.ranked[number] for number in study.lists.names_F[lists].tolist()}
         facts_of_range = tables.table("features", [key])
-        described = describe_features(facts_of_range, study, terms, genes, coherent, options.alpha)
+        described = describe_features(facts_of_range, study, terms, genes, coherent, options.alpha, namer)
         inside = edge_table(study.lists, network, lists.start, lists.stop) if network else empty_edges()
         write_range(dataset, key, {"terms": terms, "features": described, "edges": inside})
         entries.update(validations(terms, genes))

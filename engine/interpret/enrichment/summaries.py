@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from engine.interpret.enrichment.labels import evidence_of, from_template
+from engine.interpret.enrichment.namer import Namer
 from engine.interpret.enrichment.rows import feature_table
 from engine.interpret.enrichment.study import Study
 
@@ -22,27 +23,29 @@ def describe_features(
     genes: Mapping[int, Sequence[str]],
     coherent: pd.DataFrame | None,
     alpha: float,
+    namer: Namer | None = None,
 ) -> pd.DataFrame:
     """One row per feature of `features` (rows of the feature tables).
 
     terms: rows of the same features; genes: their lists; coherent: `network.coherence` of all lists, None
-    without a network.
+    without a network. namer: names features with a term or a cell label; None for the template.
     """
     table = feature_table(features["feature"].to_numpy(np.int64), study, terms)
     named = _names_of_terms(terms)
-    labels = [
-        from_template(
-            evidence_of(
-                {str(name): value for name, value in fact.items()},
-                {str(name): value for name, value in row.items()},
-                tuple(genes.get(int(row["feature"]), _top_gene(fact))),
-                named.get(int(row["feature"]), ()),
-                alpha,
-            ),
+    labels = []
+    for fact, row in zip(features.to_dict("records"), table.to_dict("records"), strict=True):
+        number = int(row["feature"])
+        evidence = evidence_of(
+            {str(name): value for name, value in fact.items()},
+            {str(name): value for name, value in row.items()},
+            tuple(genes.get(number, _top_gene(fact))),
+            named.get(number, ()),
             alpha,
         )
-        for fact, row in zip(features.to_dict("records"), table.to_dict("records"), strict=True)
-    ]
+        label = from_template(evidence, alpha)
+        # Without a term or a label there is nothing a model could name better than its genes do.
+        known = evidence.term or evidence.cell_label
+        labels.append(namer.name(evidence, label) if namer and known else label)
     table["label"] = [label.name for label in labels]
     table["label_confidence"] = [label.confidence for label in labels]
     table["label_basis"] = [label.basis for label in labels]
