@@ -161,7 +161,7 @@ class Predictor:
             self.prior.error_G,
         )
         prior_QG = prior.predict(targets, [place] * len(targets))
-        start_QG = np.asarray(control_G) + (prior_QG if self.facts.uses_prior else 0.0)
+        start_QG = np.asarray(control_G) + prior_QG * float(self.facts.uses_prior)
         start_QG = np.maximum(start_QG, 0.0)
         mean_MQG = np.stack([expected(model, start_QG, targets, context) for model in self.models])
         mean_MQG = start_QG + self.facts.strength * (mean_MQG - start_QG)

@@ -116,6 +116,25 @@ def test_screens_that_cannot_be_trained_on_are_refused_before_anything_is_writte
     assert not (tmp_path / "out").exists()
 
 
+def test_counts_of_a_held_out_context_are_predicted_from_its_control_cells(
+    trained: Path, tmp_path: Path
+) -> None:
+    flags = ["--perturbation", "target", "--control", "non-targeting", "--context", "line"]
+    split = ["--split", "context", "--held-out", "right", "--head", "probabilistic", "--no-prior"]
+    sizes = ["--d-model", "8", "--layers", "1", "--members", "1", "--pathway-dim", "0", "--steps", "2"]
+    where = ["--cells", str(trained / "store"), "--workers", "0", "--output", str(tmp_path / "model")]
+    cells = ["--cells-per-condition", "4", "--conditions", "4"]
+    assert train_perturbation.main([*flags, *split, *sizes, *where, *cells]) == 0
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert (metrics["n_training"], metrics["n_held_out"]) == (6, 6)
+    assert "same_perturbation" in metrics["contenders"]
+    where = ["--model", str(tmp_path / "model"), "--cells", str(trained / "store")]
+    asked = ["--perturbations", "G2", "--output", str(tmp_path / "p.h5ad"), "--contract", "scperturb"]
+    assert predict_perturbation.main([*where, *asked, "--cells-per-perturbation", "5"]) == 0
+    found = anndata.read_h5ad(tmp_path / "p.h5ad")
+    assert set(found.obs["cell_line"]) == {"left", "right"}
+
+
 def test_a_dry_run_says_what_three_billion_parameters_take(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--cells", "-", "--perturbation", "target", "--control", "c", "--dry-run", "--genes", "18080"]
     shape = ["--d-model", "2560", "--layers", "51", "--members", "1", "--conditions", "32", "--workers", "8"]
