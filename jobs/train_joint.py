@@ -37,6 +37,9 @@ class PairFlags:
     """Obs column whose labels are drawn more evenly than they occur. Default: every cell as often."""
     balance_temperature: float = 2.0
     """A label of n cells is drawn in proportion to n^(1/temperature): 1 as it occurs, inf all alike."""
+    thinning: float = 1.0
+    """Show a cell tower that learns each cell as if sequenced less deeply: a random share of its molecules,
+    from this one up. 1: all of them."""
     sample_weights: Literal["none", "radius"] = "none"
     """radius: cells and captions in crowded places count less, as in CellWhisperer (needs a locked tower)."""
 
@@ -198,7 +201,7 @@ def _planned(options: Options, preset: "Preset") -> tuple["JointRecipe", "Traini
         **_same(
             options, "cell_lora", "text_lora", "cell_layer", "cell_pool", "max_tokens", "max_text_tokens"
         ),
-        **_same(options, "balance", "balance_temperature", "patience"),
+        **_same(options, "balance", "balance_temperature", "thinning", "patience"),
         objective=ObjectiveOptions(
             kind=options.loss or preset.loss,
             positives=options.positives or preset.positives,

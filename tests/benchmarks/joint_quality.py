@@ -13,20 +13,20 @@ from tests.benchmarks.joint_arms.arms import FULL, SMALL, Arms, scores_of
 from tests.benchmarks.joint_arms.cells import OTHERS, PBMC, Cells, write_cells
 from tests.benchmarks.report import Figure, main
 
-ABOUT = """Up to 500 cells of each of six PBMC and four other public sets (pancreas, lung, cortex, cell
-lines) in one store; captions are "LABEL from TISSUE", where the sets' names for the same blood cells are
+ABOUT = """Up to 500 cells of each of six PBMC and four other public sets (pancreas, lung, cortex, cell lines)
+in one store; captions are "LABEL from TISSUE", where the sets' names for the same blood cells are
 brought to one (the table is in tests/benchmarks/joint_arms/cells.py). Held out: one whole PBMC set
 (pbmc4k_donor), one of the two lupus donors (107), and a donor each of pancreas, cortex and lung.
 Class-level recall: a query finds a candidate of its own cell type among the first k, ties against the
 query; cell -> text ranks the captions of all sets, text -> cell the held-out cells of the group. All
-arms share one encoder, a two-layer Geneformer of width 64 over the 50 best markers of each label among
-the cells learnt from, trained here on its own objective (100 steps), and the MiniLM text tower. Ours: the encoder learns with the heads, captions as
-positives, features standardised. Ours, frozen: the heads alone. Original: CellWhisperer's recipe
-(encoder frozen, text tower learning, one positive a pair, residual heads of 2,048) at the rate and
-epochs of its ablation study (4e-5, 4). No arm is chosen by the cells it is measured with: each is
-taken after its last step. Shuffled: ours, frozen, with the captions of the cells learnt from
-permuted. PCA-kNN, marker genes and majority learn from the same cells and see no text. One thread;
-about three CPU minutes."""
+arms share one encoder, a two-layer Geneformer of width 64 over the 50 best markers of each label
+among the cells learnt from, trained here on its own objective (100 steps), and the MiniLM text tower.
+Ours: the encoder learns with the heads, each caption one candidate, features standardised. Ours,
+frozen: the heads alone. Original: CellWhisperer's recipe (encoder frozen, text tower learning, one
+positive a pair, residual heads of 2,048) at the rate and epochs of its ablation study (4e-5, 4). No
+arm is chosen by the cells it is measured with: each is taken after its last step. Shuffled: ours,
+frozen, with the captions of the cells learnt from permuted. PCA-kNN, marker genes and majority learn
+from the same cells and see no text. One thread; about three CPU minutes."""
 
 Scores = dict[str, npt.NDArray[np.floating]]
 

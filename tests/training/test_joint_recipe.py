@@ -70,7 +70,7 @@ def test_pairs_are_cells_with_their_captions_and_none_that_is_held_out(
 def test_batches_go_on_where_another_stopped_and_workers_share_them_out(
     towers: tuple[str, str, str], tmp_path: Path
 ) -> None:
-    recipe = recipe_of(towers, tmp_path, locking="uu")
+    recipe = recipe_of(towers, tmp_path, locking="uu", thinning=0.5)
     whole = batches(recipe, Share(0, 1, 32, 1, seed=3), 0, 6)
     parts = [batches(recipe, Share(rank, 2, 32, 1, seed=3), 4, 2) for rank in range(2)]
     for step in range(2):
@@ -116,12 +116,12 @@ def test_a_killed_run_goes_on_exactly(
 ) -> None:
     others: dict[str, Any] = {"locking": locking, "head": "residual", "projection_steps": 2, "judge_every": 4}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    given = options(steps=10, batch=16, zero=zero, checkpoint_every=3)
+    given = options(steps=6, batch=32, zero=zero, checkpoint_every=3)
     run_training(recipe_of(towers, whole, **others), given, Location.of(whole))
     with pytest.raises(Interruption):
-        run_training(recipe_of(towers, cut, **others), given, Location.of(cut), progress=interrupt_at(7))
+        run_training(recipe_of(towers, cut, **others), given, Location.of(cut), progress=interrupt_at(5))
     report = run_training(recipe_of(towers, cut, **others), given, Location.of(cut))
-    assert report.first_step == 6
+    assert report.first_step == 4
     columns = ["step", "loss", "gradient_norm", "held_out_loss", "held_out_score"]
     curves = [read_metrics(Location.of(place)) for place in (whole, cut)]
     assert curves[0] is not None
@@ -167,6 +167,8 @@ def test_what_cannot_be_meant_is_refused(
         recipe_of(towers, tmp_path, locking="UL", cell_features=cell_features)
     with pytest.raises(InputError, match="needs the features of a locked tower"):
         recipe_of(towers, tmp_path, locking="UU", weigh_by_radius=True)
+    with pytest.raises(InputError, match=r"--thinning 0\.5"):
+        recipe_of(towers, tmp_path, thinning=0.5)
     with pytest.raises(InputError, match="no cell has donor 999"):
         recipe_of(towers, tmp_path, split=Split(hold_out=Values("donor", ("999",))))
     with pytest.raises(InputError, match=r"embeddings differ"):

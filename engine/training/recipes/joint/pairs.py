@@ -81,7 +81,7 @@ class Pairs:
             for rows, (start, stop) in zip(reading.read(ranges), positions, strict=True):
                 cells = reading.order.cells(start, stop)
                 draws = np.arange(start, stop)
-                rows = thinned(rows, self.recipe.thinning, share.seed, start)
+                rows = thinned(rows, self.recipe.thinning, share.seed, draws)
                 tokens = self.tokens(model, rows, draws, share.seed)
                 yield self._with_tokens(model, tokens, cells)
 
@@ -165,14 +165,16 @@ def _of_tokens(tokens: Tokens) -> Batch:
     }
 
 
-def thinned(rows: CellRows, least: float, seed: int, position: int) -> CellRows:
+def thinned(rows: CellRows, least: float, seed: int, positions: Int64) -> CellRows:
     """The cells as if sequenced less deeply: of each, every molecule is kept with a probability drawn between
-    `least` and 1. The draw depends on the seed and the position of the first cell alone."""
+    `least` and 1. The draw depends on the seed and the cell's position in the stream alone.
+    """
     if least >= 1:
         return rows
-    random = np.random.default_rng([seed, 7, position])
-    kept = random.uniform(least, 1, rows.n_rows)
-    counts = random.binomial(rows.counts.astype(np.int64), np.repeat(kept, np.diff(rows.indptr)))
+    counts = rows.counts.astype(np.int64)
+    for start, stop, position in zip(rows.indptr[:-1], rows.indptr[1:], positions, strict=True):
+        random = np.random.default_rng([seed, 7, int(position)])
+        counts[start:stop] = random.binomial(counts[start:stop], random.uniform(least, 1))
     there = counts > 0
     indptr = np.concatenate([[0], np.cumsum(there)])[rows.indptr]
     return CellRows(indptr, rows.indices[there], counts[there].astype(rows.counts.dtype), rows.n_genes)

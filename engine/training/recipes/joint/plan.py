@@ -99,6 +99,11 @@ def _require_meant(
         raise InputError(
             "--sample-weights radius: needs the features of a locked tower (--locking L. or .L)."
         )
+    if not 0 < recipe.thinning <= 1 or (recipe.thinning < 1 and locked):
+        raise InputError(
+            f"--thinning {recipe.thinning}: a share of a cell's molecules, above 0; below 1 only for a cell "
+            "tower that learns."
+        )
     if recipe.judge_every < 1 or recipe.patience < 0:
         raise InputError("--judge-every must be at least 1, --patience at least 0.")
     inputs.model.token_limit(recipe.max_tokens)
