@@ -6,6 +6,7 @@ too many for a frame each.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def feature_records(inputs: SiteInputs, key: str) -> dict[int, dict[str, Any]]:
     }
     terms = inputs.terms(key)
     if terms is not None and inputs.enrichment is not None:
-        parts["terms"] = _terms(terms)
+        parts["terms"] = _terms(terms, inputs.systems)
         parts["edges"] = _edges(inputs.enrichment.table("edges", [key]))
     summaries = {} if inputs.described is None else _summaries(inputs.described, numbers)
     matches = {} if inputs.matches is None else _matches(inputs.matches)
@@ -105,16 +106,18 @@ def _partners(table: pd.DataFrame) -> Rows:
     return _cut(top, PARTNERS_SHOWN, top["partner"].tolist(), *scores, top["joint"].tolist())
 
 
-def _terms(table: pd.DataFrame) -> Rows:
-    """group, source, id, name, significant, most specific, overlap, genes of the term, shared genes, then
-    TERM_NUMBERS; significant terms first, then by rate."""
+def _terms(table: pd.DataFrame, systems: Mapping[tuple[str, str], str]) -> Rows:
+    """group, source, id, name, significant, most specific, overlap, genes of the term, shared genes, organ
+    systems, then TERM_NUMBERS; significant terms first, then by rate."""
     order = np.lexsort((table["p"], table["q"], ~table["significant"].to_numpy(bool), table["feature"]))
     top = table.iloc[order]
     names = (_text(top[name]) for name in ("group", "source", "term_id", "term"))
     states = (top[name].astype(bool).tolist() for name in ("significant", "most_specific"))
     counts = (top[name].tolist() for name in ("overlap", "term_genes"))
     numbers = (rounded(top[name], 3) for name in TERM_NUMBERS)
-    return _cut(top, TERMS_SHOWN, *names, *states, *counts, _text(top["genes"]), *numbers)
+    keys = zip(top["source"].tolist(), top["term_id"].tolist(), strict=True)
+    above = [systems.get(key, "") for key in keys]
+    return _cut(top, TERMS_SHOWN, *names, *states, *counts, _text(top["genes"]), above, *numbers)
 
 
 def _edges(table: pd.DataFrame) -> Rows:

@@ -97,6 +97,16 @@ class SiteInputs:
         return rows[~rows["source"].isin(self.hidden_sources)]
 
     @cached_property
+    def systems(self) -> dict[tuple[str, str], str]:
+        """(source, term id) -> names of the organ systems above a phenotype, joined by `|`."""
+        if self.enrichment is None:
+            return {}
+        known = self.enrichment.catalogue
+        known = known[known["systems"] != ""]
+        keys = zip(known["source"].tolist(), known["term_id"].tolist(), strict=True)
+        return dict(zip(keys, known["systems"].tolist(), strict=True))
+
+    @cached_property
     def described(self) -> pd.DataFrame | None:
         """The enrichment's row of each feature. In a public site, best terms of hidden sources are blank."""
         if self.enrichment is None:

@@ -47,16 +47,19 @@ function network(edges) {
 }
 
 function termsCard(record) {
-  const terms = record.terms.map(([group, source, id, name, hit, sharp, k, K, genes, ...numbers]) => ({ group, source, id, name, hit, sharp, k, K, genes, numbers }));
+  const terms = record.terms.map(([group, source, id, name, hit, sharp, k, K, genes, systems, ...numbers]) => ({ group, source, id, name, hit, sharp, k, K, genes, systems, numbers }));
   const groups = [...new Set(terms.map((term) => term.group))];
   const parts = groups.map((group) => {
-    const rows = terms.filter((term) => term.group === group).slice(0, 14);
+    // Phenotypes by organ system, as far as their hierarchy says; a system stands where its best term does.
+    const listed = terms.filter((term) => term.group === group).slice(0, 14);
+    const order = [...new Set(listed.map((term) => term.systems))];
+    const rows = order.flatMap((systems) => listed.filter((term) => term.systems === systems));
     return make("div", {}, make("h4", {}, group), grid(
       [["Term"], ["Shared", "number"], ["q", "number"], ["Odds ratio (95 %)", "number middling"], ["By chance", "number middling"]],
       rows.map((term) => {
         const [, q, odds, low, high, chance] = term.numbers;
         return [
-          make("div", { class: term.hit ? "" : "weak" }, make("b", {}, term.name), make("div", { class: "note" }, `${term.source}${term.id === term.name ? "" : ` · ${term.id}`}${term.sharp && term.numbers[6] !== null ? " · no narrower term explains it" : ""}`),
+          make("div", { class: term.hit ? "" : "weak" }, term.systems ? make("div", { class: "note" }, `${term.systems.replaceAll("|", ", ")} ›`) : null, make("b", {}, term.name), make("div", { class: "note" }, `${term.source}${term.id === term.name ? "" : ` · ${term.id}`}${term.sharp && term.numbers[6] !== null ? " · no narrower term explains it" : ""}`),
             make("details", {}, make("summary", {}, `${term.k} genes`), term.genes.replaceAll("|", ", "))),
           `${term.k} of ${count(term.K)}`, probability(q), `${oddsOf(odds)} (${oddsOf(low)}–${oddsOf(high)})`, chance === null ? "–" : percent(chance),
         ];
