@@ -33,6 +33,7 @@ JOBS = {
     "annotate": "cells + joint model -> h5ad for CELLxGENE: map, clusters, labels, captions",
     "evaluate-joint": "joint model + labelled cells -> how good it is, beside baselines, and a page",
     "serve": "index, cells, features -> search, scores, conversation and a page, over HTTP",
+    "submit": "send a job to Kubernetes, SLURM or a running Ray",
     "inspect": "say what a dataset or model directory is, and verify it",
     "demo": "the whole street on real cells, and a page to look at",
 }

@@ -25,20 +25,20 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def read_yaml(path: str) -> dict[str, Any]:
-    """One mapping of flag name (dashes or underscores) -> value."""
+def read_yaml(path: str, flag: str = "--config") -> dict[str, Any]:
+    """One mapping of name (dashes or underscores) -> value. flag: which named the file, for messages."""
     try:
         with Path(path).open() as stream:
             loaded = yaml.load(stream, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader subclass
     except OSError as error:
-        raise InputError(f"--config {path}: cannot be read ({error.strerror}).") from error
+        raise InputError(f"{flag} {path}: cannot be read ({error.strerror}).") from error
     except yaml.YAMLError as error:
-        raise InputError(f"--config {path}: is not valid YAML: {error}") from error
+        raise InputError(f"{flag} {path}: is not valid YAML: {error}") from error
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
         raise InputError(
-            f"--config {path}: expected a mapping of flags to values, found {type(loaded).__name__}."
+            f"{flag} {path}: expected a mapping of names to values, found {type(loaded).__name__}."
         )
     return {str(key).replace("-", "_"): value for key, value in loaded.items()}
 

@@ -1,0 +1,1 @@
+"""Kubernetes: what is applied, as KubeRay's custom resources, and following what becomes of it."""

@@ -1,0 +1,1 @@
+"""SLURM: the script that is submitted, and what the queue says of it."""
