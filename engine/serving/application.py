@@ -41,6 +41,8 @@ class Door:
 
 def build(settings: Settings) -> serve.Application:
     """The application to `serve.run`. Raises InputError when the index is not there."""
+    # A config file gives a mapping; Serve does not see the type of `settings`, which is a text until asked.
+    settings = Settings.model_validate(settings)
     index = VectorIndex.open(settings.index, settings.index_version)
     rooms: dict[str, Any] = {
         "cells": _deployment(CellRoom, settings, user_config={"index_version": settings.index_version}),
