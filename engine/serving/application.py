@@ -1,7 +1,7 @@
-"""The Ray Serve application: a deployment for each room, and the door before them.
+"""The Ray Serve application: the door, and the rooms behind it, inside the door or a deployment each.
 
-`serve deploy` and RayService take `engine.serving.application:build` as an import path, with the fields of
-`Settings` as its args.
+`serve deploy` and RayService take `engine.serving.application:application` as an import path, with the
+fields of `Settings` as its args.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 
 from engine.serving.api import create_api
 from engine.serving.doors import Doors
+from engine.serving.placement import Elsewhere, Inside, RoomReplica
 from engine.serving.rooms.cells import CellRoom
 from engine.serving.rooms.counts import CountRoom
 from engine.serving.rooms.features import FeatureRoom
@@ -30,44 +31,68 @@ _GRACEFUL_SECONDS = 30
 
 @serve.ingress()
 class Door:
-    """Answers HTTP. Holds nothing but handles, so that it can be doubled at will."""
+    """Answers HTTP. Rooms without a handle are inside: in this process."""
 
-    def __init__(self, settings: Settings, rooms: dict[str, DeploymentHandle]) -> None:
-        self._doors = Doors(settings, **rooms)
+    def __init__(self, settings: Settings, handles: dict[str, DeploymentHandle]) -> None:
+        inside = {name: room for name, room in rooms_of(settings).items() if name not in handles}
+        self._inside = {name: Inside(room(settings)) for name, room in inside.items()}
+        elsewhere = {name: Elsewhere(handle) for name, handle in handles.items()}
+        self._doors = Doors(settings, **self._inside, **elsewhere)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self._doors)
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """As `CellRoom.reconfigure`, for cells that are inside."""
+        if "cells" in self._inside:
+            await self._inside["cells"].reconfigure.remote(config)
+
+    def check_health(self) -> None:
+        if "cells" in self._inside:
+            self._inside["cells"].room.check_health()
+
+
+def rooms_of(settings: Settings) -> dict[str, type]:
+    """What these settings need loaded, by the names of `Doors`. Raises InputError when there is no index."""
+    index = VectorIndex.open(settings.index, settings.index_version)
+    given = {
+        "counts": (settings.cells, CountRoom),
+        "phrases": (settings.phrases, PhraseRoom),
+        "perturbations": (settings.perturbation, PerturbationRoom),
+        "features": (settings.features, FeatureRoom),
+        "texts": (index.facts.get("joint"), TextRoom),
+    }
+    loaded = {name: room for name, (what, room) in given.items() if what is not None}
+    return {"cells": CellRoom, "selections": SelectionRoom, **loaded}
 
 
 def build(settings: Settings) -> serve.Application:
     """The application to `serve.run`. Raises InputError when the index is not there."""
     # A config file gives a mapping; Serve does not see the type of `settings`, which is a text until asked.
     settings = Settings.model_validate(settings)
-    index = VectorIndex.open(settings.index, settings.index_version)
-    rooms: dict[str, Any] = {
-        "cells": _deployment(CellRoom, settings, user_config={"index_version": settings.index_version}),
-        # One process, or a selection made at one would not be known at the other.
-        "selections": _deployment(SelectionRoom, settings, num_replicas=1),
-    }
-    if index.facts.get("joint") is not None:
-        rooms["texts"] = _deployment(TextRoom, settings)
-    if settings.cells is not None:
-        rooms["counts"] = _deployment(CountRoom, settings)
-    if settings.phrases is not None:
-        rooms["phrases"] = _deployment(PhraseRoom, settings)
-    if settings.perturbation is not None:
-        rooms["perturbations"] = _deployment(PerturbationRoom, settings)
-    if settings.features is not None:
-        rooms["features"] = _deployment(FeatureRoom, settings)
     # The version is told to the cells' replicas alone: another one swaps in place, and nothing else restarts.
-    settings = settings.model_copy(update={"index_version": None})
-    bound = {name: room.bind(settings) for name, room in rooms.items()}
-    return _deployment(Door, settings).bind(settings, bound)
+    version = {"index_version": settings.index_version}
+    rooms, settings = rooms_of(settings), settings.model_copy(update={"index_version": None})
+    if settings.is_one_process:
+        return _deployment(Door, "Door", settings, user_config=version).bind(settings, {})
+    handles = {}
+    for name, room in rooms.items():
+        more: dict[str, Any] = {"user_config": version} if name == "cells" else {}
+        if name == "selections":
+            # One process, or a selection made at one would not be known at the other.
+            more = {"num_replicas": 1, "autoscaling_config": None}
+        handles[name] = _deployment(RoomReplica, room.__name__, settings, **more).bind(room, settings)
+    return _deployment(Door, "Door", settings, user_config=version).bind(settings, handles)
 
 
-def _deployment(room: type, settings: Settings, **more: Any) -> Any:
+def application(args: Settings) -> serve.Application:
+    """`build` with the name of the argument that Serve's config files expect."""
+    return build(args)
+
+
+def _deployment(room: type, name: str, settings: Settings, **more: Any) -> Any:
     options: dict[str, Any] = {
-        "name": room.__name__ if room.__name__ != "ASGIIngressWrapper" else "Door",
+        "name": name,
         "max_ongoing_requests": settings.limits.ongoing,
         "max_queued_requests": settings.limits.queued,
         "graceful_shutdown_timeout_s": _GRACEFUL_SECONDS,
@@ -75,9 +100,7 @@ def _deployment(room: type, settings: Settings, **more: Any) -> Any:
         **_replicas(settings),
         **more,
     }
-    if more.get("num_replicas"):
-        options.pop("autoscaling_config", None)
-    return serve.deployment(room, **options)
+    return serve.deployment(room, **{key: value for key, value in options.items() if value is not None})
 
 
 def _replicas(settings: Settings) -> dict[str, Any]:

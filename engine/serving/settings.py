@@ -67,6 +67,11 @@ class Settings(BaseModel):
     """Scale up to so many under load. None: no scaling."""
     limits: Limits = Limits()
 
+    @property
+    def is_one_process(self) -> bool:
+        """Whether all rooms are inside the door: one of each, and no more under load."""
+        return self.replicas == 1 and self.most_replicas is None
+
     @model_validator(mode="after")
     def _replicas_in_order(self) -> Settings:
         if self.most_replicas is not None and self.most_replicas < self.replicas:

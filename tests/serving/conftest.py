@@ -2,22 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import anndata
 import pytest
 from fastapi.testclient import TestClient
-from ray import serve
 
 from engine.retrieval.phrases import build_bank
 from engine.retrieval.texts import Texts
 from engine.serving.api import create_api
+from engine.serving.application import rooms_of
 from engine.serving.doors import Doors
-from engine.serving.rooms.cells import CellRoom
-from engine.serving.rooms.counts import CountRoom
-from engine.serving.rooms.phrases import PhraseRoom
-from engine.serving.rooms.selections import SelectionRoom
-from engine.serving.rooms.texts import TextRoom
+from engine.serving.placement import Inside
 from engine.serving.settings import Settings
 from storage.locations import Location
 from tests.retrieval.joint_index import index_of, stored, trained_joint
@@ -42,23 +37,9 @@ def served(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     )
 
 
-def doors_to(settings: Settings) -> Doors:
-    def handle(room: type) -> Any:
-        return serve.run(serve.deployment(room).bind(settings), name=room.__name__, _local_testing_mode=True)
-
-    return Doors(
-        settings,
-        cells=handle(CellRoom),
-        selections=handle(SelectionRoom),
-        texts=handle(TextRoom),
-        counts=handle(CountRoom),
-        phrases=handle(PhraseRoom),
-    )
-
-
 @pytest.fixture(scope="session")
 def doors(served: Settings) -> Doors:
-    return doors_to(served)
+    return Doors(served, **{name: Inside(room(served)) for name, room in rooms_of(served).items()})
 
 
 @pytest.fixture(scope="session")
