@@ -58,11 +58,15 @@ class Options(JobOptions):
 
 
 def run(options: Options) -> Outcome:
+    from engine.retrieval.evaluation.inputs import labelled_rows
     from engine.retrieval.evaluation.run import evaluate, plan
 
     output = options.output_location
     inputs, wanted = _inputs(options), _evaluation_options(options)
     inputs.require_templates(wanted.templates)
+    labelled_rows(inputs, wanted.label, wanted.caption, wanted.group, wanted.batch)
+    if options.embeddings is not None:
+        inputs.embeddings(options.embeddings)
     reference = _reference(options, inputs)
     dataset = plan(
         inputs,

@@ -111,13 +111,8 @@ class MeasuredCells:
         Labels are those of `inputs`, in that order, and cells of other labels are left out. Raises
         InputError for a column that is not there, and when fewer than two labels occur.
         """
-        obs = inputs.obs
-        for flag, name in (("label", label), ("caption", caption), ("group", group), ("batch", batch)):
-            if name is not None and name not in obs.columns:
-                raise InputError(f"--{flag} {name}: no such obs column; there are {', '.join(obs.columns)}.")
-        names = tuple(term.name for term in inputs.labels)
-        known = obs[label].astype(str).isin(names) & obs[label].notna() & obs[caption].notna()
-        rows = np.flatnonzero(known.to_numpy())
+        obs, names = inputs.obs, tuple(term.name for term in inputs.labels)
+        rows = labelled_rows(inputs, label, caption, group, batch)
         if sample is not None and len(rows) > sample:
             rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
         e_CU = rows_of(embeddings, rows) if len(rows) else np.empty((0, embeddings.width), np.float32)
@@ -125,11 +120,6 @@ class MeasuredCells:
         rows, e_CU = rows[finite], e_CU[finite]
         own = obs.iloc[rows]
         label_C = pd.Index(names).get_indexer(pd.Index(own[label].astype(str)))
-        if len(np.unique(label_C)) < 2:
-            raise InputError(
-                f"--label {label}: cells of {len(np.unique(label_C))} of the labels asked are left; at least "
-                "two are needed."
-            )
         captions, caption_C = np.unique(own[caption].astype(str).to_numpy(dtype=str), return_inverse=True)
         return cls(
             inputs.store,
@@ -165,6 +155,26 @@ class MeasuredCells:
     def labels_present(self) -> Int64:
         """Numbers of the labels that occur."""
         return np.unique(self.label_C)
+
+
+def labelled_rows(
+    inputs: AnnotationInputs, label: str, caption: str, group: str | None, batch: str | None
+) -> Int64:
+    """Cells with a caption and one of the labels. Raises InputError for a column that is not there, and when
+    fewer than two of the labels occur.
+    """
+    obs, names = inputs.obs, [term.name for term in inputs.labels]
+    for flag, name in (("label", label), ("caption", caption), ("group", group), ("batch", batch)):
+        if name is not None and name not in obs.columns:
+            raise InputError(f"--{flag} {name}: no such obs column; there are {', '.join(obs.columns)}.")
+    known = obs[label].astype(str).isin(names) & obs[label].notna() & obs[caption].notna()
+    rows = np.flatnonzero(known.to_numpy())
+    n_labels = obs[label].iloc[rows].nunique()
+    if n_labels < 2:
+        raise InputError(
+            f"--label {label}: cells of {n_labels} of the {len(names)} labels asked; at least two are needed."
+        )
+    return rows.astype(np.int64)
 
 
 def expression_of(store: CellStore, rows: Int64) -> sparse.csr_matrix:
