@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs import enrich
+from jobs import dashboard, enrich
 from jobs.anatomy import BAD_INPUT, DONE
 from storage.enrichment import EnrichmentTables
 from tests.interpret.enrichment.example import (
@@ -22,6 +22,7 @@ from tests.interpret.enrichment.example import (
     SET_GENES,
     SETS,
     SILENT,
+    write_databases,
     write_features,
     write_gmt,
 )
@@ -163,3 +164,32 @@ def test_ranked_lists_find_the_planted_set(finished: Path) -> None:
     assert best["term_id"] == "SET_1"
     assert best["p"] < 0.01
     assert best["ranked_genes"] == 20
+
+
+def test_databases_give_hierarchy_network_and_kinds_of_evidence(finished: Path) -> None:
+    databases, out = write_databases(finished / "databases"), finished / "known"
+    arguments = ["--features", str(finished / "features"), "--databases", str(databases)]
+    assert enrich.main([*arguments, "--gmt", str(finished / "sets.gmt"), *small(out)]) == DONE
+    tables = EnrichmentTables.open(str(out))
+    described = tables.features.set_index("feature")
+    assert described.loc[0, "groups"] == "pathway|phenotype"
+    # Eight of its genes form a clique; the list of another feature holds edges by chance at most.
+    assert described.loc[0, "edges"] >= 28
+    assert described.loc[0, "edges_q"] < 1e-6
+    edges = tables.table("edges")
+    assert edges.loc[edges["feature"] == 0, "module"].max() >= 0
+    terms = tables.table("terms")
+    of_hpo = terms[(terms["source"] == "hpo") & (terms["feature"] == 0) & terms["significant"]]
+    found = of_hpo.set_index("term_id")
+    assert found.loc["HP:0000000", "most_specific"]
+    assert found.loc["HP:0000000", "q_parent_child"] < 0.05
+    # The broader term is enriched only because of the narrow one.
+    assert not found.loc["HP:0000200", "most_specific"]
+    catalogue = tables.catalogue.set_index("term_id")
+    assert catalogue.loc["HP:0000000", "systems"] == "organ"
+    assert {row["source"] for row in tables.sources} == {"hpo", "string", "gmt-sets"}
+    flags = ["--features", str(finished / "features"), "--enrichment", str(out), "--public"]
+    assert dashboard.main([*flags, "--output", str(finished / "public")]) == DONE
+    shown = "".join(path.read_text() for path in (finished / "public" / "data").rglob("*.js"))
+    assert "phenotype 1" not in shown
+    assert "SET_1" in shown

@@ -220,6 +220,10 @@ def term_sets(
 
 
 def licence_rows(licences: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON values: unknown is None."""
-    rows = licences.astype(object).where(licences.notna(), None)
-    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+    """Rows as JSON values: unknown is None, `redistribute` True, False or None."""
+    rows = licences.astype(object).where(licences.notna(), None).to_dict("records")
+    found = [{str(name): value for name, value in row.items()} for row in rows]
+    for row in found:
+        # Joined with sources of unknown terms the column has turned into numbers.
+        row["redistribute"] = None if row["redistribute"] is None else bool(row["redistribute"])
+    return found

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from storage.databases import encoded, finish_sources, plan_sources, write_source
 from storage.features import finish_tables, plan_tables, write_range
 
 GENES, FEATURES, LISTED, PLANTED = 400, 24, 20, 4
@@ -188,3 +189,50 @@ def _partner_rows(feature: int) -> pd.DataFrame:
             "partner_tokens": 100,
         }
     )
+
+
+def write_databases(place: Path) -> Path:
+    """A finished dataset of databases: phenotypes under phenotypes (not to be shown to others), and a network
+    in which the genes of feature 0 know each other."""
+    sets = set_genes()
+    names = [f"HP:{number:07d}" for number in range(PLANTED)]
+    system, root = "HP:0000200", "HP:0000118"
+    rows = [(gene_name(gene), term) for term, genes in zip(names, sets, strict=False) for gene in genes]
+    rows += [(gene, above) for gene, _ in rows for above in (system, root)]
+    rows += [(gene_name(gene), root) for gene in range(150, 250)]
+    associations = pd.DataFrame(sorted(set(rows)), columns=["gene", "term_id"]).assign(
+        source="hpo", evidence="direct", score=np.nan, raw_term="", release="2026-01"
+    )
+    terms = pd.DataFrame(
+        {
+            "term_id": [*names, system, root],
+            "name": [*(f"phenotype {number}" for number in range(PLANTED)), "organ", "abnormality"],
+            "parents": [*([system] for _ in names), [root], []],
+            "group": "phenotype",
+        }
+    )
+    edges = [(gene_name(a), gene_name(b), 900.0) for a in range(8) for b in range(a + 1, 8)]
+    edges += [(gene_name(gene), gene_name(gene + 1), 900.0) for gene in range(50, 300)]
+    unmapped = pd.DataFrame({"name": [], "reason": [], "rows": []})
+    dataset = plan_sources(str(place), {"made": "by a test"}, ["hpo", "string"])
+    facts = {"title": "t", "release": "r", "licence": "l", "licence_url": "https://l", "attribution": "a"}
+    hpo = {"terms": terms, "associations": associations, "unmapped": unmapped}
+    write_source(
+        dataset, "hpo", _encoded(hpo), {**facts, "evidence_group": "phenotype", "redistribute": False}
+    )
+    network = {
+        "terms": terms.iloc[:0],
+        "associations": associations.iloc[:0],
+        "unmapped": unmapped,
+        "edges": pd.DataFrame(edges, columns=["gene_a", "gene_b", "score"]),
+    }
+    write_source(
+        dataset, "string", _encoded(network), {**facts, "evidence_group": "network", "redistribute": True}
+    )
+    genes = pd.DataFrame({name: [""] for name in ("gene", "hgnc_id", "ensembl_id", "ncbi_id", "found_by")})
+    finish_sources(dataset, genes)
+    return place
+
+
+def _encoded(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
+    return {name: encoded(name, table) for name, table in tables.items()}
