@@ -63,9 +63,10 @@ def curves(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], title: s
             f'<circle class="{"dot" if number == 0 else "dot faint"}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
             for x, y in places
         ]
-        # Beside the end of its line, on the side where there is room.
-        below = points[-1][1] > 0.5
-        parts.append(_text(_x(1) - 4, _y(points[-1][1]) + (16 if below else -8), name, "end"))
+        # Lines may end at one point; their names stand below one another.
+        y = _y(0.36 - 0.09 * number)
+        parts.append(f'<path class="{kind}" d="M{_x(0.66):.1f} {y - 4:.1f}h20"/>')
+        parts.append(_text(_x(0.66) + 26, y, name, "start"))
     return "".join([*parts, "</svg>"])
 
 
