@@ -101,8 +101,9 @@ def swept(command: tuple[str, ...], sweep: Mapping[str, tuple[str, ...]]) -> tup
         commands = [tuple(word.replace(mark, value) for word in one) for one in commands for value in values]
     outputs = [one[one.index("--output") + 1] for one in commands if "--output" in one[:-1]]
     if len(set(outputs)) < len(outputs):
+        names = "-".join("{" + name + "}" for name in sweep)
         raise InputError(
             f"--sweep: several jobs would write to {outputs[0]}; put the names of the sweep into --output, "
-            "e.g. --output sae-{" + next(iter(sweep)) + "}."
+            f"e.g. --output sae-{names}."
         )
     return tuple(commands)

@@ -9,9 +9,16 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._common.utils import import_attr
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from ray.serve.schema import ServeDeploySchema
 
+from cluster.kubernetes.documents import RAY_VERSION
+from engine.serving.settings import Settings
+from storage.errors import InputError
 from tests.cluster.crds import definitions, problems
 from tests.cluster.renderings import GOLDEN, RENDERINGS, rendered
+from tests.conftest import REPOSITORY
 
 KUBERNETES = [name for name in RENDERINGS if name.endswith(".yaml")]
 SLURM = [name for name in RENDERINGS if name.endswith(".sbatch")]
@@ -119,26 +126,20 @@ def test_a_queue_admits_all_nodes_at_once():
     assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (4, 4, 4)
 
 
-def test_a_service_is_the_application_that_exists():
-    from ray.serve.schema import ServeDeploySchema
-
-    from engine.serving import application
-    from engine.serving.settings import Settings
-
+def test_a_service_is_the_application_that_exists(tmp_path: Path):
     config = ServeDeploySchema.model_validate(
         yaml.safe_load(documents("service.yaml")[-1]["spec"]["serveConfigV2"])
     )
     (served,) = config.applications
-    module, _, builder = served.import_path.partition(":")
-    assert module == application.__name__
-    assert callable(getattr(application, builder))
     assert Settings.model_validate(served.args) == Settings(
         index="/cells/index", cells="/cells/store", replicas=2, api_keys="/etc/syncytium/keys"
     )
+    # As Ray Serve calls it: with the mapping of the file. It gets as far as opening the index.
+    with pytest.raises(InputError, match=str(tmp_path)):
+        call_user_app_builder_with_args_if_necessary(
+            import_attr(served.import_path), {**served.args, "index": str(tmp_path)}
+        )
 
 
 def test_images_and_ray_are_of_one_version():
-    from cluster.kubernetes.documents import RAY_VERSION
-    from tests.conftest import REPOSITORY
-
     assert f"ray=={RAY_VERSION}" in (REPOSITORY / "constraints.txt").read_text()
