@@ -77,7 +77,7 @@ def test_sweeps():
     )
     both = swept(("cache", "--output", "{seed}/{k}"), {"seed": ("0", "1"), "k": ("1", "2")})
     assert [command[-1] for command in both] == ["0/1", "0/2", "1/1", "1/2"]
-    with pytest.raises(InputError, match="would write to out-0; .* sae-{seed}-{k}"):
+    with pytest.raises(InputError, match=r"would write to out-0; .* sae-{seed}-{k}"):
         swept((*CACHE, "--k", "{k}"), {"seed": ("0",), "k": ("1", "2")})
 
 
