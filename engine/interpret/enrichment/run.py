@@ -30,8 +30,9 @@ from engine.interpret.enrichment.inputs import (
 from engine.interpret.enrichment.namer import Namer
 from engine.interpret.enrichment.network import MIN_SCORE, Network, coherence, edge_table, empty_edges
 from engine.interpret.enrichment.originals import as_json, summary, validations
+from engine.interpret.enrichment.overall import SUBJECT, background_table, catalogue, facts_of
 from engine.interpret.enrichment.ranked import ranked_table
-from engine.interpret.enrichment.rates import ALL_SOURCES, Chance, corrections_of, rate_table
+from engine.interpret.enrichment.rates import Chance, corrections_of, rate_table
 from engine.interpret.enrichment.report import report_page
 from engine.interpret.enrichment.rows import Reported, term_table
 from engine.interpret.enrichment.study import (
@@ -57,8 +58,6 @@ from storage.enrichment import (
 )
 from storage.features import FeatureTables, parquet
 from storage.locations import Location
-
-SUBJECT = "features"
 
 # done, total, unit
 Progress = Callable[[int, int, str], None]
@@ -227,11 +226,11 @@ def _write(
         write_range(dataset, key, {"terms": terms, "features": described, "edges": inside})
         entries.update(validations(terms, genes))
         annotated.append(described)
-    facts = _facts(subject, study, rates, pd.concat(annotated, ignore_index=True), options)
+    facts = facts_of(subject, study, rates, pd.concat(annotated, ignore_index=True), asdict(options))
     objects = {
-        CATALOGUE: parquet(_catalogue(study, hierarchies)),
+        CATALOGUE: parquet(catalogue(study, hierarchies)),
         RATES: parquet(rates),
-        BACKGROUND: parquet(_background(study)),
+        BACKGROUND: parquet(background_table(study)),
         SOURCES: json.dumps(licence_rows(knowledge.licences), indent=2).encode(),
         REPORT: json.dumps(facts, indent=2, allow_nan=False).encode(),
         "report.md": report_page(facts, rates).encode(),
@@ -255,66 +254,3 @@ def _hierarchies(study: Study, knowledge: Knowledge) -> list[tuple[Hierarchy, Pa
         known = None if hierarchy is None else parent_child(study.lists, terms, hierarchy)
         found.append((hierarchy, known) if hierarchy and known else None)
     return found
-
-
-def _catalogue(study: Study, hierarchies: Sequence[tuple[Hierarchy, ParentChild] | None]) -> pd.DataFrame:
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "source": terms.source,
-                    "term_id": terms.term_id_T,
-                    "name": terms.name_T,
-                    "group": terms.group_T,
-                    "n_genes": terms.sizes,
-                    "systems": known[0].systems_T if known else [""] * len(terms),
-                }
-            )
-            for terms, known in zip(study.sources, hierarchies, strict=True)
-        ],
-        ignore_index=True,
-    )
-
-
-def _background(study: Study) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "gene": study.background.genes,
-            "mean_expression": study.background.expression_G,
-            "terms": sum(np.diff(terms.member_GT.indptr) for terms in study.sources),
-            "stratum": study.stratum_G,
-        }
-    )
-
-
-def _facts(
-    subject: FeatureGenes,
-    study: Study,
-    rates: pd.DataFrame,
-    described: pd.DataFrame,
-    options: EnrichmentOptions,
-) -> dict[str, Any]:
-    """What all of it comes to; JSON values."""
-    overall = rates[(rates["subject"] == SUBJECT) & (rates["source"] == ALL_SOURCES)].iloc[0]
-    return {
-        "n_features": sum(stop - first for first, stop in subject.ranges.values()),
-        "n_features_tested": len(study.lists),
-        "n_tests": study.n_tests,
-        "n_significant": int(overall["significant"]),
-        "n_background": len(study.background),
-        "n_strata": int(study.stratum_G.max(initial=-1)) + 1,
-        "gene_key": subject.key,
-        "sources": {terms.source: len(terms) for terms in study.sources},
-        "features_with_term": int(overall["features_with_term"]),
-        "features_by_groups": {
-            str(groups): int(count)
-            for groups, count in described["n_groups"].value_counts().sort_index().items()
-        },
-        "null_ratio": _number(overall["null_ratio"]),
-        "null_features_ratio": _number(overall["null_features_ratio"]),
-        "options": asdict(options),
-    }
-
-
-def _number(value: Any) -> float | None:
-    return None if pd.isna(value) else float(value)
