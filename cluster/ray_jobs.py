@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shlex
 import sys
 import time
@@ -34,6 +35,8 @@ def connect(address: str | None) -> JobClient:
         )
     from ray.job_submission import JobSubmissionClient
 
+    # Ray says which files it does not send, folder by folder; what goes wrong reaches us as an exception.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         client: JobClient = JobSubmissionClient(address)
     except ConnectionError as error:
@@ -82,7 +85,9 @@ def exit_code(job_id: str, ended: Any) -> int:
     """Of a job that ended. Ray's own command says 1 for every failure; the driver's code is kept."""
     if str(ended.status) == "SUCCEEDED":
         return 0
-    print(f"submit: {job_id} is {ended.status}: {ended.message}", file=sys.stderr)
+    # Behind this Ray repeats the log, which has just been shown.
+    why = (ended.message or "").partition(", last available logs")[0]
+    print(f"submit: {job_id} is {ended.status}: {why}", file=sys.stderr)
     # Negative for a driver that a signal ended; None where it never began.
     code = ended.driver_exit_code
     return code if code is not None and 0 < code < 256 else 1

@@ -106,12 +106,12 @@ class KubernetesSite:
 @dataclass(frozen=True)
 class RaySite:
     """address: of the dashboard, http://HOST:8265. working_dir: what is sent to the cluster; None when its
-    image holds the code. excludes: patterns below it that are not sent."""
+    image holds the code. excludes: patterns below it that are not sent, beside those of .gitignore."""
 
     address: str | None = None
     working_dir: str | None = "."
-    # Ray refuses packages above 512 MiB, and these are what a checkout grows.
-    excludes: tuple[str, ...] = (".git", ".venv", ".*_cache", "build", "demo", "docs", "tests", "*.whl")
+    # No job needs them, and Ray refuses packages above 512 MiB.
+    excludes: tuple[str, ...] = ("docs", "tests", "*.whl")
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,12 @@ def run(options: Options) -> Outcome:
         print(rendered, end="")
         return Outcome(counts_out={"jobs": len(submission.commands)}, writes_record=False)
     ids, code = targets.submit(options.on, submission, site, follow=options.follow)
-    return Outcome(counts_out={"jobs": len(ids)}, facts={"ids": ids}, exit_code=code, writes_record=False)
+    return Outcome(
+        counts_out={"jobs": len(ids)},
+        facts={"ids": ids, "command": options.job},
+        exit_code=code,
+        writes_record=False,
+    )
 
 
 def site_of(options: Options) -> Any:
