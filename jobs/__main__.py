@@ -35,6 +35,8 @@ JOBS = {
     "serve": "index, cells, features -> search, scores, conversation and a page, over HTTP",
     "submit": "send a job to Kubernetes, SLURM or a running Ray",
     "inspect": "say what a dataset or model directory is, and verify it",
+    "status": "every dataset below a place: how far it is, what it was made from",
+    "gc": "remove the datasets that nothing to keep was made from",
     "demo": "the whole street on real cells, and a page to look at",
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.anatomy import JobOptions, Outcome, execute, launch, parse
+from jobs.demo_text import minilm_directory
 from storage.errors import InputError
 
 
@@ -39,6 +40,8 @@ class Sizes:
     sae_active: int
     sae_steps: int
     sae_batch_tokens: int
+    joint_width: int
+    joint_steps: int
 
 
 FULL = Sizes(
@@ -52,6 +55,8 @@ FULL = Sizes(
     sae_active=16,
     sae_steps=600,
     sae_batch_tokens=2048,
+    joint_width=128,
+    joint_steps=400,
 )
 SMALL = Sizes(
     layers=2,
@@ -64,7 +69,16 @@ SMALL = Sizes(
     sae_active=8,
     sae_steps=60,
     sae_batch_tokens=2048,
+    joint_width=32,
+    joint_steps=40,
 )
+
+# What the demo looks for in words, and the cell type it should find.
+QUESTIONS = {
+    "natural killer cell": "CD56+ NK",
+    "CD19+ B cell -dendritic": "CD19+ B",
+    "monocyte": "CD14+ Monocyte",
+}
 
 
 @dataclass(frozen=True)
@@ -157,17 +171,65 @@ def steps(folder: Path, sizes: Sizes, seed: int) -> list[Step]:
                 output=folder / "features",
             ),
         ),
+        Step(
+            "enrichment",
+            "enrich",
+            "asks which cell types' marker genes a feature's genes are, beside shuffled genes",
+            _flags(
+                features=folder / "features",
+                gmt=folder / "markers.gmt",
+                permutations=20,
+                seed=seed,
+                output=folder / "enrichment",
+            ),
+        ),
+        Step(
+            "site",
+            "dashboard",
+            "makes pages to look through all features",
+            _flags(features=folder / "features", enrichment=folder / "enrichment", output=folder / "site"),
+        ),
+        Step(
+            "joint",
+            "train-joint",
+            "learns one space for cells and for the words that describe them, from half of the cells",
+            _flags(
+                cells=cells,
+                caption="a {cell_type} cell",
+                cell_tower=encoder,
+                text_tower=minilm_directory(),
+                locking="LL",
+                dims=sizes.joint_width,
+                held_out_share=0.5,
+                steps=sizes.joint_steps,
+                seed=seed,
+                output=folder / "joint",
+            ),
+        ),
+        Step(
+            "index",
+            "index",
+            "embeds the cells in that space and makes them searchable",
+            _flags(cells=cells, joint=folder / "joint", calibrate="cell_type", output=folder / "index"),
+        ),
+        Step(
+            "phrases",
+            "phrases",
+            "embeds what cells may be called",
+            _flags(terms=folder / "cell_types.txt", joint=folder / "joint", output=folder / "phrases"),
+        ),
     ]
 
 
 def run(options: Options) -> Outcome:
     from engine import ray_session
-    from jobs.demo_cells import write_demo_cells
+    from jobs.demo_cells import write_demo_cells, write_words
     from jobs.demo_page import write_page
 
     folder = _local_folder(options)
     sizes = SMALL if options.small else FULL
     write_demo_cells(folder / "pbmc68k.h5ad")
+    write_words(folder / "pbmc68k.h5ad", folder / "cell_types.txt", folder / "markers.gmt")
     plan = steps(folder, sizes, options.seed)
     records = {}
     with ExitStack() as session:
@@ -181,13 +243,18 @@ def run(options: Options) -> Outcome:
     started = time.monotonic()
     page = write_page(folder, seed=options.seed, overwrite=options.overwrite)
     _say_done("written" if page.did_work else "already complete", time.monotonic() - started)
+    found = {question: _search(folder, question, wanted) for question, wanted in QUESTIONS.items()}
     _say_end(folder)
     did_work = page.did_work or any(record["did_work"] for record in records.values())
     return Outcome(
         lineage=page.lineage,
         counts_in={"cells": page.n_cells},
         counts_out={"features": page.n_features},
-        facts={"steps": {name: _summary(record) for name, record in records.items()}, **page.measures},
+        facts={
+            "steps": {name: _summary(record) for name, record in records.items()},
+            **page.measures,
+            "found": found,
+        },
         did_work=did_work,
     )
 
@@ -210,6 +277,19 @@ def _run_step(step: Step, overwrite: bool) -> dict[str, Any]:
     made = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in record["counts_out"].items())
     _say_done(made if record["did_work"] else f"already complete: {made}", time.monotonic() - started)
     return record
+
+
+def _search(folder: Path, question: str, wanted: str) -> float:
+    """Asks the index in words; the share of the ten best cells that are of the type wanted."""
+    from jobs import search
+
+    flags = ("--index", str(folder / "index"), "--query", question)
+    print(f"\n      $ {shlex.join(['syncytium', 'search', *flags])}", file=sys.stderr)
+    record = execute("search", parse("search", search.Options, flags), search.run)
+    hits = record["facts"]["hits"]
+    share = sum(hit["obs"]["cell_type"] == wanted for hit in hits) / max(len(hits), 1)
+    print(f"      {share:.0%} of the {len(hits)} cells found are {wanted}", file=sys.stderr)
+    return share
 
 
 def _summary(record: dict[str, Any]) -> dict[str, Any]:
@@ -235,10 +315,17 @@ Made in {folder}/:
   pbmc68k.h5ad   700 blood cells, raw counts          encoder/       a Tahoe-x1 model directory
   cells/         the cell store                       autoencoder/   a SAELens directory
   embeddings/    anndata.read_zarr opens it           features/      parquet tables and JSON
-  cache/         activations, token by token          index.html     the page
+  cache/         activations, token by token          joint/         a joint model of cells and words
+  index/         the cells, searchable in words       site/          pages about every feature
+  enrichment/    terms of each feature's genes        index.html     the page
 
-Open the page:
+Open the page, and the features' own:
   {page.as_uri()}
+  {(folder / "site" / "index.html").resolve().as_uri()}
+
+Search, ask and colour the cells in a browser:
+  syncytium serve --index {folder}/index --cells {folder}/cells --phrases {folder}/phrases \\
+    --features {folder}/features --sae {folder}/autoencoder
 
 Next, with your own h5ad (raw counts):
   syncytium check CELLS.h5ad

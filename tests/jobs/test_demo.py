@@ -12,7 +12,19 @@ import pytest
 from jobs import demo
 from jobs.anatomy import parse
 
-STREET = ["ingest", "train-encoder", "embed", "cache", "train-sae", "features"]
+STREET = [
+    "ingest",
+    "train-encoder",
+    "embed",
+    "cache",
+    "train-sae",
+    "features",
+    "enrich",
+    "dashboard",
+    "train-joint",
+    "index",
+    "phrases",
+]
 
 
 @pytest.mark.parametrize("sizes", [demo.FULL, demo.SMALL])
@@ -43,7 +55,7 @@ def test_small_demo_from_cells_to_page_and_again(tmp_path: Path, capsys: pytest.
     folder = tmp_path / "demo"
     assert demo.main(["--small", "--output", str(folder)]) == 0
     said = capsys.readouterr().err
-    assert "[7/7] page" in said
+    assert "[12/12] page" in said
     assert (folder / "index.html").resolve().as_uri() in said
     record = json.loads((folder / "run.json").read_text())
     assert list(record["facts"]["steps"]) == [
@@ -53,7 +65,14 @@ def test_small_demo_from_cells_to_page_and_again(tmp_path: Path, capsys: pytest.
         "cache",
         "autoencoder",
         "features",
+        "enrichment",
+        "site",
+        "joint",
+        "index",
+        "phrases",
     ]
+    assert set(record["facts"]["found"]) == set(demo.QUESTIONS)
+    assert "syncytium serve --index" in said
     assert 0 < record["facts"]["neighbour_accuracy_embeddings"] <= 1
     assert anndata.read_zarr(folder / "embeddings").shape == (700, demo.SMALL.d_model)
     page = (folder / "index.html").read_text()
