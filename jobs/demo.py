@@ -287,7 +287,7 @@ def _search(folder: Path, question: str, wanted: str) -> float:
     print(f"\n      $ {shlex.join(['syncytium', 'search', *flags])}", file=sys.stderr)
     record = execute("search", parse("search", search.Options, flags), search.run)
     hits = record["facts"]["hits"]
-    share = sum(hit["obs"]["cell_type"] == wanted for hit in hits) / max(len(hits), 1)
+    share: float = sum(hit["obs"]["cell_type"] == wanted for hit in hits) / max(len(hits), 1)
     print(f"      {share:.0%} of the {len(hits)} cells found are {wanted}", file=sys.stderr)
     return share
 

@@ -16,9 +16,9 @@ from tests.benchmarks.serving.server import Client, prepare, serving, texts
 
 ABOUT = """Milliseconds of `/v1/search` (10 cells) on an index of made-up cells of 512 dimensions, under a
 joint model whose texts MiniLM embeds (fp32, one thread), one question at a time over one kept connection,
-on a real Ray Serve with its default proxy. New: a text nobody asked before. Known: one that was asked. Beside it,
-interleaved: the same question to the library in the client's own process, and a route that does nothing
-(`/healthz`)."""
+on a real Ray Serve with its default proxy. New: a text nobody asked before. Known: one that was asked.
+Beside it, interleaved: the same question to the library in the client's own process, and a route that does
+nothing (`/healthz`)."""
 
 K = 10
 

@@ -15,8 +15,8 @@ from tests.benchmarks.serving.server import Client, prepare, serving, texts
 
 ABOUT = """Callers that ask as fast as they are answered: half search by a text (a third of them new), a
 quarter search cells like cells, the rest score all of 50,000 cells. Errors are answers other than 200.
-Beside the rate of many callers, that of one. Overload: a server that lets two requests in and four wait; every answer
-must be 200 or 503 with a time to come back, and after it a single caller must be answered again."""
+Beside the rate of many callers, that of one. Overload: a server that lets two requests in and four wait;
+every answer must be 200 or 503 with a time to come back, and after it a single caller must be answered."""
 
 SECONDS = 45.0
 
