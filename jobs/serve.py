@@ -57,6 +57,8 @@ class Options(JobOptions):
     """What a new key may do: read, chat, admin."""
     allow_origins: str = ""
     """Origins whose pages may call this server, with commas between."""
+    mcp: bool = False
+    """Also answer as tools of the Model Context Protocol, at /mcp/ (pip install "syncytium[mcp]")."""
     feedback: str | None = None
     """Folder for thumbs up and down; nothing is kept without one."""
     replicas: int = 1
@@ -128,6 +130,7 @@ def settings_of(options: Options) -> "Settings":
         index_version=options.index_version,
         api_keys=options.api_keys,
         allow_origins=comma_separated(options.allow_origins),
+        mcp=options.mcp,
         feedback=options.feedback,
         replicas=options.replicas,
         most_replicas=options.most_replicas,

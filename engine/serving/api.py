@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
@@ -15,6 +18,7 @@ from prometheus_client import Counter, Histogram
 from engine.serving import problems
 from engine.serving.access import Access, BoundedBodies, Headers, read_keys
 from engine.serving.doors import Doors
+from engine.serving.mcp_tools import Guarded, mcp_server
 from engine.serving.routes import cells, cellwhisperer, chat, features, health, perturb, retrieval
 
 WEB = Path(__file__).parent / "web"
@@ -31,14 +35,19 @@ SECONDS = Histogram(
 def create_api(doors: Doors) -> FastAPI:
     """Everything behind one port: API, documents, page. Raises InputError for a bad key file."""
     settings = doors.settings
+    tools = mcp_server(doors) if settings.mcp else None
     # The framework's own document pages fetch scripts from elsewhere.
-    api = FastAPI(title="Syncytium", version="1", docs_url=None, redoc_url=None)
+    api = FastAPI(
+        title="Syncytium", version="1", docs_url=None, redoc_url=None, lifespan=partial(_running, tools)
+    )
     api.state.doors = doors
     keys = None if settings.api_keys is None else read_keys(settings.api_keys)
     api.state.access = Access(keys, settings.limits.requests_per_minute)
     problems.install(api)
     for module in (retrieval, cells, features, perturb, chat, cellwhisperer, health):
         api.include_router(module.router)
+    if tools is not None:
+        _mount(api, tools)
     _serve_page(api)
     api.add_middleware(BoundedBodies, limit=settings.limits.body_bytes)
     if settings.allow_origins:
@@ -52,6 +61,25 @@ def create_api(doors: Doors) -> FastAPI:
     api.add_middleware(Headers)
     api.middleware("http")(_counted)
     return api
+
+
+def _mount(api: FastAPI, tools: Any) -> None:
+    from mcp.server.transport_security import TransportSecuritySettings
+
+    # With keys a proxy may stand before the server under any name; without, only loopback's names are taken.
+    has_keys = api.state.doors.settings.api_keys is not None
+    security = TransportSecuritySettings(enable_dns_rebinding_protection=False) if has_keys else None
+    app = tools.streamable_http_app(
+        streamable_http_path="/", stateless_http=True, json_response=True, transport_security=security
+    )
+    api.mount("/mcp", Guarded(app, api.state.access))
+
+
+@asynccontextmanager
+async def _running(tools: Any, _: FastAPI) -> AsyncIterator[None]:
+    """Tools need their sessions for as long as the application lives."""
+    async with nullcontext() if tools is None else tools.session_manager.run():
+        yield
 
 
 async def _counted(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:

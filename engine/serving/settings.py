@@ -59,6 +59,8 @@ class Settings(BaseModel):
     """File of hashed keys (`serve --new-api-key`). None: everyone who reaches the port may ask."""
     allow_origins: tuple[str, ...] = ()
     """Origins whose pages may call this server."""
+    mcp: bool = False
+    """Also answer as tools of the Model Context Protocol, at /mcp/."""
     feedback: str | None = None
     """Folder for thumbs of answers: the answer's id and the direction, no text and no embedding."""
     replicas: int = Field(default=1, ge=1)
