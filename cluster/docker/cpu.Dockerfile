@@ -10,7 +10,7 @@ WORKDIR /source
 # The default index has torch for CUDA, which is four times as large.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir engine jobs cluster storage && /opt/syncytium/bin/pip install \
-      --extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt '.[s3,gcs]' \
+      --extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt '.[s3]' \
     && /opt/syncytium/bin/pip uninstall --yes syncytium
 COPY storage storage
 COPY engine engine

@@ -9,7 +9,7 @@ RUN python -m venv /opt/syncytium
 WORKDIR /source
 # What changes rarely comes first: the packages are one layer that a change of our code does not rebuild.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir engine jobs cluster storage && /opt/syncytium/bin/pip install -c constraints.txt '.[s3,gcs]' \
+RUN mkdir engine jobs cluster storage && /opt/syncytium/bin/pip install -c constraints.txt '.[s3]' \
     && /opt/syncytium/bin/pip uninstall --yes syncytium
 COPY storage storage
 COPY engine engine
