@@ -48,6 +48,18 @@ def fields_of(submission: Submission, site: Site) -> dict[str, Any]:
     """The arguments of `submit_job`. Raises InputError for what a running cluster cannot give."""
     if submission.serving is not None or len(submission.commands) != 1:
         raise InputError("--on ray takes one job: submit --on ray -- JOB FLAGS.")
+    machines = {
+        "nodes": submission.nodes > 1,
+        "gpus": submission.machine.gpus > 0,
+        "reader-nodes": submission.reader_nodes > 0,
+        "spot": submission.spot,
+        "queue": submission.queue,
+        "image": submission.image,
+        "time-limit": submission.time_limit_seconds,
+    }
+    asked = [flag for flag, is_asked in machines.items() if is_asked]
+    if asked:
+        raise InputError(f"--{asked[0]}: a Ray that runs already has the machines it has; leave it out.")
     runtime: dict[str, Any] = {"env_vars": {**site.environment, **submission.environment}}
     if site.ray.working_dir is not None:
         runtime |= {"working_dir": site.ray.working_dir, "excludes": list(site.ray.excludes)}

@@ -48,6 +48,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("--on kubernetes -- serve", "--index is missing"),
         ("--on ray -- inspect p", "needs --address"),
         ("--on ray --sweep p=1,2 -- inspect {p}", "takes one job"),
+        ("--on ray --gpus 1 -- inspect p", "--gpus: a Ray that runs already"),
+        ("--on ray --time-limit 1h -- inspect p", "--time-limit: a Ray that runs already"),
     ],
 )
 def test_refusals(flags: str, says: str, capsys: pytest.CaptureFixture[str]):
