@@ -112,7 +112,8 @@ def submission_of(options: Options) -> Any:
         image=options.image,
         queue=options.queue,
         time_limit_seconds=terms.seconds(options.time_limit) if options.time_limit else None,
-        retries=options.retries,
+        # A job on a running Ray is begun once, by this command.
+        retries=0 if options.on == "ray" else options.retries,
     )
 
 

@@ -61,6 +61,10 @@ def test_sbatch_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatc
     assert "sbatch is not installed here" in refusal(capsys, *["--on", "slurm", "--", "inspect", "p"])
 
 
+def test_a_job_that_is_begun_once_may_overwrite():
+    assert main("--on ray --dry-run -- inspect p --overwrite".split()) == 0
+
+
 def test_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     script = tmp_path / "script"
     assert main(["--on", "slurm", "--dry-run", "--output", str(script), "--", "inspect", "p"]) == 0
