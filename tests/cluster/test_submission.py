@@ -62,7 +62,7 @@ def test_sbatch_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_a_job_that_is_begun_once_may_overwrite():
-    assert main("--on ray --dry-run -- inspect p --overwrite".split()) == 0
+    assert main(["--on", "ray", "--dry-run", "--", "inspect", "p", "--overwrite"]) == 0
 
 
 def test_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
