@@ -1,6 +1,6 @@
 """The Ray Serve application: the door, and the rooms behind it, inside the door or a deployment each.
 
-`serve deploy` and RayService take `engine.serving.application:application` as an import path, with the
+`serve deploy` and RayService take `engine.serving.application:build` as an import path, with the
 fields of `Settings` as its args.
 """
 
@@ -83,11 +83,6 @@ def build(settings: Settings) -> serve.Application:
             more = {"num_replicas": 1, "autoscaling_config": None}
         handles[name] = _deployment(RoomReplica, room.__name__, settings, **more).bind(room, settings)
     return _deployment(Door, "Door", settings, user_config=version).bind(settings, handles)
-
-
-def application(args: Settings) -> serve.Application:
-    """`build` with the name of the argument that Serve's config files expect."""
-    return build(args)
 
 
 def _deployment(room: type, name: str, settings: Settings, **more: Any) -> Any:
