@@ -30,12 +30,9 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def measure(scratch: Path, smoke: bool) -> list[Figure]:
-    sizes = {"2,000 cells": 2_000} if smoke else {"50,000 cells": 50_000, "1,000,000 cells": 1_000_000}
-    figures = []
-    for size, n_cells in sizes.items():
-        (scratch / size).mkdir()
-        figures += of_size(scratch / size, size, n_cells, 20 if smoke else 300)
-    return figures
+    if smoke:
+        return of_size(scratch, "2,000 cells", 2_000, 20)
+    return of_size(scratch, "50,000 cells", 50_000, 300)
 
 
 def of_size(folder: Path, size: str, n_cells: int, n: int) -> list[Figure]:
