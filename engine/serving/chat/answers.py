@@ -19,6 +19,8 @@ from engine.serving.problems import Problem
 
 KEY_VARIABLE = "SYNCYTIUM_LANGUAGE_MODEL_KEY"
 BACKGROUND = " (not in the evidence)"
+# What is answered when cells come without words.
+DEFAULT_QUESTION = "Describe these cells in detail."
 
 # What a question asks for, by words in it; a question with none of them gets everything.
 _ASKED = {

@@ -6,7 +6,6 @@ Legend: N cells, D width, K hits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from engine.serving.problems import Problem
 from engine.serving.rooms.layouts import read_map
 from engine.serving.settings import Settings
 from storage.index import VectorIndex
-from storage.index.cell_tables import NAME, ROW
+from storage.index.cell_tables import NAME
 
 Float32 = npt.NDArray[np.float32]
 
@@ -344,10 +343,3 @@ def sample_of(ids: npt.NDArray[np.int64], most: int, seed: int = 0) -> npt.NDArr
     if len(ids) <= most:
         return np.sort(ids)
     return np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))
-
-
-def as_ids(cells: Sequence[int]) -> npt.NDArray[np.int64]:
-    return np.unique(np.asarray(cells, np.int64))
-
-
-__all__ = ["ROW", "CellRoom", "Column", "Scores", "as_ids", "levels_of", "sample_of"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import Depends, Request
@@ -27,5 +26,3 @@ def needs(permission: Permission) -> Any:
 
 
 WithDoors = Depends(doors_of)
-
-Dependency = Callable[..., Any]

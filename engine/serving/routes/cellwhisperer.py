@@ -20,7 +20,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.serving.cellxgene_matrix import one_column
-from engine.serving.chat.answers import from_evidence
+from engine.serving.chat.answers import DEFAULT_QUESTION, from_evidence
 from engine.serving.chat.evidence import gather
 from engine.serving.doors import CellChoice, Doors
 from engine.serving.problems import Problem, not_loaded, of_error
@@ -30,7 +30,6 @@ router = APIRouter(tags=["CellWhisperer"], dependencies=[needs("chat")])
 
 MODEL = "syncytium__evidence"
 IMAGE = "<image>"
-DEFAULT_QUESTION = "Describe these cells in detail."
 # Cells that stand for a vector somebody sends.
 _NEAREST = 50
 _KEYWORDS = 5

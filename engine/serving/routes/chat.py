@@ -20,7 +20,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.serving.chat.answers import from_evidence, from_language_model
+from engine.serving.chat.answers import DEFAULT_QUESTION, from_evidence, from_language_model
 from engine.serving.chat.evidence import Evidence, gather, hits_evidence
 from engine.serving.doors import CellChoice, Doors
 from engine.serving.problems import Problem, of_error
@@ -28,7 +28,6 @@ from engine.serving.routes.asking import WithDoors, needs
 
 router = APIRouter(tags=["chat"])
 
-DEFAULT_QUESTION = "Describe these cells in detail."
 # Hits that a question without a selection is answered from.
 _HITS = 50
 # Letters that stand for selections in sentences.
