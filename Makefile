@@ -31,7 +31,7 @@ demo: $(VENV)/.installed
 	$(BIN)/syncytium demo --output demo
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder --durations 15
+	$(PYTEST) -n 3 --dist loadgroup --no-loadscope-reorder --durations 15
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,12 +8,18 @@ import shlex
 import sys
 import time
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from cluster.site import Site
 from cluster.submission import Submission, module_command
 from storage.errors import InputError
 
 _POLL_SECONDS = 0.5
+# While the log comes, whether the dashboard is there is looked at so often.
+_LOOK_SECONDS = 5.0
+# A dashboard that is restarted is back by then.
+_PATIENCE_SECONDS = 60.0
+_PORTS = {"http": 80, "https": 443}
 # Ray sends TERM, and KILL three seconds later; the driver's last commit is on disk either way.
 _STOP_SECONDS = 30.0
 
@@ -75,14 +81,15 @@ def start(client: JobClient, submission: Submission, site: Site) -> str:
     return client.submit_job(**fields_of(submission, site))
 
 
-def follow(client: JobClient, job_id: str) -> int:
-    """Copies the driver's log to stdout until it ends; its exit code. Ctrl-C stops the job, which resumes
-    when it is submitted again.
+def follow(client: JobClient, job_id: str, address: str) -> int:
+    """Copies the driver's log to stdout until it ends; its exit code, 1 where the dashboard is lost before.
+    Ctrl-C stops the job, which resumes when it is submitted again.
     """
     try:
-        asyncio.run(_copy_log(client, job_id))
-        while not (info := client.get_job_info(job_id)).status.is_terminal():
-            time.sleep(_POLL_SECONDS)
+        return exit_code(job_id, asyncio.run(_followed(client, job_id, address)))
+    except DashboardLost as lost:
+        print(f"submit: {lost}", file=sys.stderr, flush=True)
+        return 1
     except KeyboardInterrupt:
         print(f"submit: stopping {job_id}", file=sys.stderr, flush=True)
         client.stop_job(job_id)
@@ -90,7 +97,48 @@ def follow(client: JobClient, job_id: str) -> int:
         while not client.get_job_info(job_id).status.is_terminal() and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         raise
-    return exit_code(job_id, info)
+
+
+class DashboardLost(Exception):
+    """Nobody answers where the job was handed in. Says what is known of the job and what to do."""
+
+    def __init__(self, address: str, job_id: str, state: str, seconds: float) -> None:
+        super().__init__(
+            f"{address} has not answered for {seconds:.0f} s. {job_id} was {state} then, and its log up to "
+            "then is above. Where only the dashboard or the way to it is lost it goes on; watch it again: "
+            f"syncytium submit --on ray --address {address} --job-id {job_id}\n"
+            "Where the head is lost the job is, too, for its driver was there: submit it again, and it "
+            "resumes at its last commit."
+        )
+
+
+async def _followed(client: JobClient, job_id: str, address: str) -> Any:
+    """What Ray says of the job once it has ended. Raises DashboardLost."""
+    copying = asyncio.create_task(_copy_log(client, job_id))
+    # A lost machine closes no connection: the log alone would be waited for without end.
+    known, heard = client.get_job_info(job_id), time.monotonic()
+    while not (copying.done() and known.status.is_terminal()):
+        await asyncio.wait({copying}, timeout=_LOOK_SECONDS)
+        await asyncio.sleep(_POLL_SECONDS)
+        if (now := await _asked(client, job_id, address)) is not None:
+            known, heard = now, time.monotonic()
+        elif (silent := time.monotonic() - heard) > _PATIENCE_SECONDS:
+            raise DashboardLost(address, job_id, str(known.status), silent)
+    if error := copying.exception():
+        print(f"submit: the log of {job_id} broke off: {error}", file=sys.stderr, flush=True)
+    return known
+
+
+async def _asked(client: JobClient, job_id: str, address: str) -> Any:
+    """What Ray says of the job; None where nobody answers. (Ray's client itself would wait for minutes.)"""
+    there = urlsplit(address)
+    try:
+        async with asyncio.timeout(_LOOK_SECONDS):
+            _, writer = await asyncio.open_connection(there.hostname, there.port or _PORTS[there.scheme])
+        writer.close()
+        return client.get_job_info(job_id)
+    except OSError:
+        return None
 
 
 def exit_code(job_id: str, ended: Any) -> int:

@@ -52,7 +52,7 @@ def reattach(target: str, job_id: str, site: Site) -> int:
             client.get_job_info(job_id)
         except RuntimeError as error:
             raise InputError(f"--job-id {job_id}: {error}") from error
-        return ray_jobs.follow(client, job_id)
+        return ray_jobs.follow(client, job_id, str(site.ray.address))
     try:
         return (
             queue.follow(job_id) if target == "slurm" else applied.follow(job_id, site.kubernetes.namespace)

@@ -64,7 +64,9 @@ class Options(JobOptions):
 
 def run(options: Options) -> Outcome:
     from engine.retrieval.annotation.inputs import AnnotationInputs
-    from engine.retrieval.annotation.run import annotate, lineage_id
+    from engine.retrieval.annotation.parts import Tasks
+    from engine.retrieval.annotation.run import annotate, lineage_id, remove
+    from storage.locations import Location
 
     started = time.monotonic()
     output = str(options.output_location)
@@ -80,11 +82,17 @@ def run(options: Options) -> Outcome:
     if _is_there(output, lineage_id(inputs, wanted), options.overwrite):
         return Outcome(did_work=False, writes_record=False)
     path, encoding = _embeddings(options, inputs, output)
-    made = annotate(inputs, inputs.embeddings(path), wanted, output, ProgressLine("annotate"))
+    made = annotate(
+        inputs,
+        inputs.embeddings(path),
+        wanted,
+        output,
+        ProgressLine("annotate"),
+        tasks=Tasks(address=options.address),
+        overwrite=options.overwrite,
+    )
     if options.embeddings is None:
-        from storage.locations import Location
-
-        _remove(Location.of(path))
+        remove(Location.of(path))
     seconds = time.monotonic() - started
     return Outcome(
         lineage=made.lineage_id,
@@ -169,13 +177,6 @@ def _embeddings(options: Options, inputs: "AnnotationInputs", output: str) -> tu
     )
     outcome = outcome_of(encoding, stream)
     return path, {"encoding": {**outcome.facts, **outcome.throughput}}
-
-
-def _remove(embeddings: Any) -> None:
-    """The file holds them now."""
-    embeddings.delete_all()
-    if embeddings.local is not None:
-        embeddings.local.rmdir()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

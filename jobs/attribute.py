@@ -50,27 +50,11 @@ class Options(JobOptions):
 
 def run(options: Options) -> Outcome:
     from engine.interpret.attribution.run import attribute_cells
-    from engine.interpret.inputs import EncodedInputs
-    from jobs.anatomy.streaming import recipe_of
+    from jobs.anatomy.streaming import subject_of
 
     output = options.output_location
     request = _request(options)
-    inputs = EncodedInputs.open(
-        options.sae,
-        options.cells,
-        options.model,
-        hook=options.hook,
-        label=options.label,
-        max_cells=options.max_cells,
-    )
-    recipe = recipe_of(
-        inputs.stream,
-        max_tokens=options.max_tokens,
-        precision=options.precision,
-        seed=options.seed,
-        batch_tokens=options.batch_tokens,
-        tensor_parallel=1,
-    )
+    inputs, recipe = subject_of(options)
     found = attribute_cells(
         inputs,
         request,

@@ -22,6 +22,8 @@ class Options(JobOptions):
 
     cellwhisperer: a Lightning checkpoint such as cellwhisperer_clip_v1.ckpt -> joint model. It lacks its
     Geneformer, frozen in training, and a tokeniser: --cell-tower and --text-tower bring them.
+    cellwhisperer-chat: a directory as its LLaVA leaves it, of the first stage (config.json, mm_projector.bin;
+    --language-model says what it was trained on) or the second (the whole model) -> chat model.
     geneformer, tahoe: a directory as downloaded (pickled dictionaries, pytorch_model.bin and best-model.pt
     included), or the weights file in one -> encoder directory.
     sae-genomics: its autoencoder's checkpoint (.pt) -> SAELens directory that picks features as in training.
@@ -29,12 +31,14 @@ class Options(JobOptions):
 
     from_: Annotated[str, tyro.conf.arg(name="from")]
     """The checkpoint; for geneformer and tahoe also the directory it lies in."""
-    kind: Literal["cellwhisperer", "geneformer", "tahoe", "sae-genomics"]
+    kind: Literal["cellwhisperer", "cellwhisperer-chat", "geneformer", "tahoe", "sae-genomics"]
     """What wrote it."""
     cell_tower: str | None = None
     """cellwhisperer: directory of the Geneformer it was trained on (12 layers of V1) and its dictionaries."""
     text_tower: str | None = None
     """cellwhisperer: directory of the text model it was trained on (BioBERT v1.1), for its tokeniser."""
+    language_model: str | None = None
+    """cellwhisperer-chat: directory of the language model it was trained on (Mistral 7B Instruct v0.2)."""
 
 
 def run(options: Options) -> Outcome:
@@ -63,6 +67,10 @@ def _lineage(options: Options, source: Path) -> str:
             raise InputError(f"{flag} {wrong}.")
         if given is not None:
             paths[flag] = Path(given).expanduser()
+    if options.language_model is not None:
+        if options.kind != "cellwhisperer-chat":
+            raise InputError("--language-model is of no use here.")
+        paths["--language-model"] = Path(options.language_model).expanduser()
     absent = [f"{flag} {path}" for flag, path in paths.items() if not path.exists()]
     if absent:
         raise InputError(f"{absent[0]}: no such file or directory on this machine.")
@@ -96,12 +104,15 @@ def _is_done(options: Options, lineage: str) -> bool:
 def _conversion(options: Options, source: Path) -> Callable[[Path], None]:
     """Reads the checkpoint; what it returns writes the model into a directory."""
     from engine import models
-    from engine.models import joint, sae
+    from engine.models import chat, joint, sae
+    from engine.models.chat import llava
     from engine.models.joint import cellwhisperer
 
     if options.kind == "cellwhisperer" and options.cell_tower and options.text_tower:
         model = cellwhisperer.convert(source, options.cell_tower, options.text_tower)
         return partial(joint.save, model)
+    if options.kind == "cellwhisperer-chat":
+        return partial(chat.save, llava.convert(source, options.language_model))
     if options.kind == "sae-genomics":
         return partial(sae.save, _sae_genomics(source))
     encoder = models.load(source if source.is_dir() else source.parent)

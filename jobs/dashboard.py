@@ -1,10 +1,15 @@
 """`syncytium dashboard`: a static site about the features of an autoencoder, opened from disk."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import tyro
 
 from jobs.anatomy import JobOptions, Outcome, ProgressLine, launch
 from storage.errors import InputError
+
+# Given more than once, or with several values, or both.
+Paths = tyro.conf.UseAppendAction[list[tuple[str, ...]]]
 
 
 @dataclass(kw_only=True)
@@ -17,6 +22,10 @@ class Options(JobOptions):
     """What `enrich` made of them: terms, names, rates, licences."""
     comparison: str | None = None
     """What `compare-saes` made of this and other autoencoders: which features are found again."""
+    others: Paths = field(default_factory=list)
+    """With --comparison: feature tables of the autoencoders compared with, for their genes and labels."""
+    sae: str | None = None
+    """The autoencoder itself: which features write in nearly the same direction."""
     steering: str | None = None
     """What `steer` made of edits of single features."""
     batch: str | None = None
@@ -40,6 +49,8 @@ def run(options: Options) -> Outcome:
         title=options.title,
         enrichment=options.enrichment,
         comparison=options.comparison,
+        others=[path for paths in options.others for path in paths],
+        sae=options.sae,
         steering=options.steering,
         batch=options.batch,
         public=options.public,

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.anatomy import JobOptions, Outcome, execute, launch, parse
-from jobs.demo_text import minilm_directory
+from jobs.demo_steps import FULL, SMALL, Step, steps
 from storage.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.interpret.page.content import TextSearch
 
 
 @dataclass(kw_only=True)
@@ -26,53 +29,6 @@ class Options(JobOptions):
     """Smaller models, for a quick check that everything works."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How large the demo's models are and how long they train."""
-
-    layers: int
-    d_model: int
-    heads: int
-    batch_cells: int
-    encoder_steps: int
-    encoder_lr: float
-    sae_features: int
-    sae_active: int
-    sae_steps: int
-    sae_batch_tokens: int
-    joint_width: int
-    joint_steps: int
-
-
-FULL = Sizes(
-    layers=2,
-    d_model=128,
-    heads=4,
-    batch_cells=8,
-    encoder_steps=600,
-    encoder_lr=3e-3,
-    sae_features=512,
-    sae_active=16,
-    sae_steps=600,
-    sae_batch_tokens=2048,
-    joint_width=128,
-    joint_steps=400,
-)
-SMALL = Sizes(
-    layers=2,
-    d_model=32,
-    heads=2,
-    batch_cells=8,
-    encoder_steps=40,
-    encoder_lr=3e-3,
-    sae_features=128,
-    sae_active=8,
-    sae_steps=60,
-    sae_batch_tokens=2048,
-    joint_width=32,
-    joint_steps=40,
-)
-
 # What the demo looks for in words, and the cell type it should find.
 QUESTIONS = {
     "natural killer cell": "CD56+ NK",
@@ -81,155 +37,17 @@ QUESTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command of the demo; its output is the folder of OUTPUT that `name` says."""
-
-    name: str
-    job: str
-    purpose: str
-    arguments: tuple[str, ...]
-
-    @property
-    def command(self) -> str:
-        return shlex.join(["syncytium", self.job, *self.arguments])
-
-
-def _flags(**values: object) -> tuple[str, ...]:
-    """`_flags(d_model=128)` -> ("--d-model", "128")."""
-    return tuple(
-        part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))
-    )
-
-
-def steps(folder: Path, sizes: Sizes, seed: int) -> list[Step]:
-    """The street as commands: what is shown is what is run."""
-    cells, encoder, cache, autoencoder = (
-        folder / name for name in ("cells", "encoder", "cache", "autoencoder")
-    )
-    return [
-        Step(
-            "cells",
-            "ingest",
-            "checks the counts and writes them as a cell store",
-            (str(folder / "pbmc68k.h5ad"), *_flags(gene_id_key="gene_name", output=cells)),
-        ),
-        Step(
-            "encoder",
-            "train-encoder",
-            "hides half of each cell's genes and learns to tell their counts, from random weights",
-            _flags(
-                cells=cells,
-                arch="tahoe",
-                layers=sizes.layers,
-                d_model=sizes.d_model,
-                heads=sizes.heads,
-                batch_cells=sizes.batch_cells,
-                steps=sizes.encoder_steps,
-                lr=sizes.encoder_lr,
-                seed=seed,
-                output=encoder,
-            ),
-        ),
-        Step(
-            "embeddings",
-            "embed",
-            "turns every cell into one vector",
-            _flags(cells=cells, model=encoder, output=folder / "embeddings"),
-        ),
-        Step(
-            "cache",
-            "cache",
-            "keeps what the encoder holds for every gene of every cell",
-            _flags(cells=cells, model=encoder, hooks=f"resid_post_{sizes.layers - 1}", output=cache),
-        ),
-        Step(
-            "autoencoder",
-            "train-sae",
-            "takes those activations apart into features, of which few are active at a time",
-            _flags(
-                cache=cache,
-                width=sizes.sae_features,
-                k=sizes.sae_active,
-                steps=sizes.sae_steps,
-                batch_tokens=sizes.sae_batch_tokens,
-                seed=seed,
-                output=autoencoder,
-            ),
-        ),
-        Step(
-            "features",
-            "features",
-            "finds the genes, cells and cell types each feature responds to",
-            _flags(
-                sae=autoencoder,
-                cache=cache,
-                cells=cells,
-                label="cell_type",
-                # A mean over fewer tokens of a gene is chance.
-                min_gene_tokens=10,
-                output=folder / "features",
-            ),
-        ),
-        Step(
-            "enrichment",
-            "enrich",
-            "asks which cell types' marker genes a feature's genes are, beside shuffled genes",
-            _flags(
-                features=folder / "features",
-                gmt=folder / "markers.gmt",
-                permutations=20,
-                seed=seed,
-                output=folder / "enrichment",
-            ),
-        ),
-        Step(
-            "site",
-            "dashboard",
-            "makes pages to look through all features",
-            _flags(features=folder / "features", enrichment=folder / "enrichment", output=folder / "site"),
-        ),
-        Step(
-            "joint",
-            "train-joint",
-            "learns one space for cells and for the words that describe them, from half of the cells",
-            _flags(
-                cells=cells,
-                caption="a {cell_type} cell",
-                cell_tower=encoder,
-                text_tower=minilm_directory(),
-                locking="LL",
-                dims=sizes.joint_width,
-                held_out_share=0.5,
-                steps=sizes.joint_steps,
-                seed=seed,
-                output=folder / "joint",
-            ),
-        ),
-        Step(
-            "index",
-            "index",
-            "embeds the cells in that space and makes them searchable",
-            _flags(cells=cells, joint=folder / "joint", calibrate="cell_type", output=folder / "index"),
-        ),
-        Step(
-            "phrases",
-            "phrases",
-            "embeds what cells may be called",
-            _flags(terms=folder / "cell_types.txt", joint=folder / "joint", output=folder / "phrases"),
-        ),
-    ]
-
-
 def run(options: Options) -> Outcome:
     from engine import ray_session
-    from jobs.demo_cells import write_demo_cells, write_words
+    from jobs.demo_cells import write_cell_types, write_demo_cells
+    from jobs.demo_markers import write_markers
     from jobs.demo_page import write_page
 
     folder = _local_folder(options)
     sizes = SMALL if options.small else FULL
     write_demo_cells(folder / "pbmc68k.h5ad")
-    write_words(folder / "pbmc68k.h5ad", folder / "cell_types.txt", folder / "markers.gmt")
+    write_cell_types(folder / "pbmc68k.h5ad", folder / "cell_types.txt")
+    write_markers(folder / "markers.gmt")
     plan = steps(folder, sizes, options.seed)
     records = {}
     with ExitStack() as session:
@@ -239,11 +57,14 @@ def run(options: Options) -> Outcome:
         for number, step in enumerate(plan, start=1):
             _announce(number, len(plan) + 1, step.job, step.purpose, step.command)
             records[step.name] = _run_step(step, options.overwrite)
-    _announce(len(plan) + 1, len(plan) + 1, "page", "draws the cells, the curves and the features", None)
+    searches = [_search(folder, question, wanted) for question, wanted in QUESTIONS.items()]
+    _announce(len(plan) + 1, len(plan) + 1, "page", "draws cells, curves, features and answers", None)
     started = time.monotonic()
-    page = write_page(folder, seed=options.seed, overwrite=options.overwrite)
+    held_out = records["joint"]["facts"]["published"]
+    page = write_page(
+        folder, seed=options.seed, searches=searches, held_out=held_out, overwrite=options.overwrite
+    )
     _say_done("written" if page.did_work else "already complete", time.monotonic() - started)
-    found = {question: _search(folder, question, wanted) for question, wanted in QUESTIONS.items()}
     _say_end(folder)
     did_work = page.did_work or any(record["did_work"] for record in records.values())
     return Outcome(
@@ -253,7 +74,7 @@ def run(options: Options) -> Outcome:
         facts={
             "steps": {name: _summary(record) for name, record in records.items()},
             **page.measures,
-            "found": found,
+            "found": {search.question: sum(search.right) / len(search.right) for search in searches},
         },
         did_work=did_work,
     )
@@ -279,17 +100,19 @@ def _run_step(step: Step, overwrite: bool) -> dict[str, Any]:
     return record
 
 
-def _search(folder: Path, question: str, wanted: str) -> float:
-    """Asks the index in words; the share of the ten best cells that are of the type wanted."""
+def _search(folder: Path, question: str, wanted: str) -> "TextSearch":
+    """Asks the index in words; the ten best cells, and which of them are of the type wanted."""
+    from engine.interpret.page.content import TextSearch
     from jobs import search
 
     flags = ("--index", str(folder / "index"), "--query", question)
     print(f"\n      $ {shlex.join(['syncytium', 'search', *flags])}", file=sys.stderr)
     record = execute("search", parse("search", search.Options, flags), search.run)
     hits = record["facts"]["hits"]
-    share: float = sum(hit["obs"]["cell_type"] == wanted for hit in hits) / max(len(hits), 1)
-    print(f"      {share:.0%} of the {len(hits)} cells found are {wanted}", file=sys.stderr)
-    return share
+    right = tuple(hit["obs"]["cell_type"] == wanted for hit in hits)
+    print(f"      {sum(right)} of the {len(hits)} cells found are {wanted}", file=sys.stderr)
+    verdict = record["facts"]["verdict"] or f"none ({record['facts']['no_verdict_because']})"
+    return TextSearch(question, wanted, tuple(int(hit["row"]) for hit in hits), right, verdict)
 
 
 def _summary(record: dict[str, Any]) -> dict[str, Any]:
@@ -325,7 +148,7 @@ Open the page, and the features' own:
 
 Search, ask and colour the cells in a browser:
   syncytium serve --index {folder}/index --cells {folder}/cells --phrases {folder}/phrases \\
-    --features {folder}/features --sae {folder}/autoencoder
+    --features {folder}/features --sae {folder}/autoencoder --dashboard {folder}/site
 
 Next, with your own h5ad (raw counts):
   syncytium check CELLS.h5ad

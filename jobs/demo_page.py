@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow as pa
 from engine import models
 from engine.interpret.cell_activations import peak_activations
 from engine.interpret.inputs import FeatureInputs
+from engine.interpret.page import content as shown
 from engine.interpret.page.build import assets_hash, lineage_of, render
 from engine.interpret.page.content import CellMap, Command, Curve, Measure, PageContent, Series, Step
 from engine.interpret.projection import (
@@ -24,6 +26,7 @@ from engine.interpret.projection import (
 )
 from engine.interpret.tables import Tables
 from engine.training.metrics import read_metrics
+from jobs.demo_searches import SEARCHES, held_out_measures
 from storage.embeddings import Embeddings
 from storage.errors import DamagedDataset
 from storage.features import TABLES, FeatureTables
@@ -89,11 +92,22 @@ class Made:
         )
 
 
-def write_page(folder: Path, *, seed: int = 0, overwrite: bool = False) -> Page:
-    """Make FOLDER/index.html from the finished datasets beside it, unless it shows just those already."""
+def write_page(
+    folder: Path,
+    *,
+    seed: int = 0,
+    searches: Sequence[shown.TextSearch] = (),
+    held_out: Mapping[str, float] | None = None,
+    overwrite: bool = False,
+) -> Page:
+    """Make FOLDER/index.html from the finished datasets beside it, unless it shows just those already.
+
+    searches: what was asked of the index. held_out: what training measured on the cells it held out.
+    """
     features = FeatureTables.open(str(folder / "features"))
     embeddings = Embeddings.open(str(folder / "embeddings"))
-    made_from = [features.dataset_id, embeddings.dataset_id, assets_hash(), seed]
+    asked = [asdict(search) for search in searches]
+    made_from = [features.dataset_id, embeddings.dataset_id, assets_hash(), seed, asked, dict(held_out or {})]
     lineage = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]
     page, n_features = folder / PAGE, int(features.facts["n_features_fired"])
     if not overwrite and page.exists() and lineage_of(page.read_text(encoding="utf-8")) == lineage:
@@ -101,7 +115,13 @@ def write_page(folder: Path, *, seed: int = 0, overwrite: bool = False) -> Page:
     made = Made.open(folder, features, embeddings)
     measures = measure(made, seed)
     unfinished = page.with_suffix(".tmp")
-    unfinished.write_text(render(content_of(made, measures, lineage, seed)), encoding="utf-8")
+    content = replace(
+        content_of(made, measures, lineage, seed),
+        searches=tuple(searches),
+        search_measures=held_out_measures(held_out, measures) if held_out else (),
+        search_note=SEARCHES,
+    )
+    unfinished.write_text(render(content), encoding="utf-8")
     unfinished.replace(page)
     return Page(lineage, len(embeddings), n_features, did_work=True, measures=measures)
 

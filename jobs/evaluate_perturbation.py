@@ -35,6 +35,9 @@ class Options(JobOptions):
     """Counts that cells are scaled to before log1p, in files of raw counts."""
     differential: bool = True
     """Test genes of every contender (DES and others); most of the time is spent there."""
+    distance_cells: int = 1000
+    """Cells of a perturbation that E-distances are taken of, all pairs of them; 0: neither these nor
+    clusters."""
 
 
 def run(options: Options) -> Outcome:
@@ -50,6 +53,8 @@ def run(options: Options) -> Outcome:
         raise InputError(f"--baselines {', '.join(unknown)}: there are {ALL}.")
     if not options.target_sum > 0:
         raise InputError(f"--target-sum {options.target_sum}: a number of counts, above 0.")
+    if options.distance_cells < 0:
+        raise InputError(f"--distance-cells {options.distance_cells}: a number of cells, or 0 for none.")
     real = open_h5ad(
         options.real,
         perturbation=options.perturbation,
@@ -69,6 +74,7 @@ def run(options: Options) -> Outcome:
             baselines=asked,
             depth=options.target_sum,
             differential=options.differential,
+            distance_cells=options.distance_cells,
             seed=options.seed,
         ),
         output,

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from jobs.anatomy import JobOptions, Outcome, ProgressLine, launch
+from jobs.anatomy import JobOptions, Outcome, ProgressLine, comma_separated, launch
 from storage.errors import InputError
 
 if TYPE_CHECKING:
-    from engine.interpret.inputs import Subject
+    from engine.interpret.inputs import CachedSubject, Subject
     from engine.interpret.passes import FeaturePass
 
 
@@ -18,11 +18,12 @@ class Options(JobOptions):
     feature_gene_associations.json and feature_cell_associations.json."""
 
     sae: str
-    """Autoencoder directory: SAELens' format, as `train-sae` writes it."""
+    """Autoencoder directory: SAELens' format, or a crosscoder, as `train-sae` writes them."""
     cells: str
     """Cell store the activations are of: expression, names of cells, and their labels."""
     cache: str | None = None
-    """Activation cache of the autoencoder's model at its hook point."""
+    """Activation cache of the autoencoder's model at its hook point. Of a crosscoder: one cache with all its
+    hooks, or A,B with one for each of its places."""
     model: str | None = None
     """Encoder directory, instead of a cache: activations go straight to the autoencoder."""
     label: str | None = None
@@ -35,9 +36,10 @@ class Options(JobOptions):
     """Cells listed per feature."""
     min_gene_tokens: int = 1
     """Leave genes with fewer tokens than this out of the ranking; a mean over two tokens says little."""
-    score: Literal["mean", "expression", "lift", "t"] = "mean"
+    score: Literal["mean", "expression", "lift", "t", "presence"] = "mean"
     """Ranks the genes: mean activation where the gene occurs; sum of activation x expression (as sae-genomics
-    does); how much likelier the feature fires on the gene; Student's t against all other tokens."""
+    does); how much likelier the feature fires on the gene; Student's t against all other tokens; presence:
+    genes that tell the cells in which the feature is strong from others, whether it fires on them or not."""
     partners: int = 10
     """Features listed per feature that fire together with it. 0: none."""
     sample_tokens: int = 65_536
@@ -61,8 +63,8 @@ class Options(JobOptions):
 
 
 def run(options: Options) -> Outcome:
+    from engine.interpret.gene_ranking import TableOptions
     from engine.interpret.run import FeatureOptions, explain
-    from engine.interpret.tables import TableOptions
 
     output = options.output_location
     _require_at_least(options, 1, "top_genes", "top_cells", "min_gene_tokens", "sample_tokens", "ranges")
@@ -101,22 +103,15 @@ def run(options: Options) -> Outcome:
 def _source(options: Options) -> "tuple[Subject, FeaturePass, dict[str, int]]":
     """What is looked at, where its activations come from, and how much of it there is."""
     from engine.interpret.cached_pass import CachedPass
-    from engine.interpret.inputs import EncodedInputs, FeatureInputs
+    from engine.interpret.inputs import EncodedInputs
 
     if bool(options.cache) == bool(options.model):
         raise InputError("give --cache CACHE, or --model DIR to encode the cells during the pass.")
     if options.neuronpedia and not options.cache:
         raise InputError("--neuronpedia: what cells show is read from a cache; give --cache.")
-    if options.cache:
-        cached = FeatureInputs.open(
-            options.sae,
-            options.cache,
-            options.cells,
-            hook=options.hook,
-            label=options.label,
-            max_cells=options.max_cells,
-        )
-        return cached, CachedPass(cached), {"tokens": cached.cache.n_tokens}
+    cached = _cached(options)
+    if cached is not None:
+        return cached, CachedPass(cached), {"tokens": sum(cached.tokens.n_tokens())}
     from engine.interpret.streamed_pass import StreamedPass
     from engine.streaming.recipe import Recipe
 
@@ -133,6 +128,38 @@ def _source(options: Options) -> "tuple[Subject, FeaturePass, dict[str, int]]":
 
     workers = workers_of(options.address, options.actors, options.threads)
     return inputs, StreamedPass(inputs, recipe, workers), {"genes": inputs.store.n_genes}
+
+
+def _cached(options: Options) -> "CachedSubject | None":
+    """What --cache means for this autoencoder; None without --cache."""
+    from engine.interpret.crosscoder_inputs import CrosscoderInputs
+    from engine.interpret.inputs import FeatureInputs
+    from engine.models.sae.crosscoder import is_crosscoder
+    from storage.checkpoints import local_copy
+
+    caches = comma_separated(options.cache or "")
+    if is_crosscoder(local_copy(options.sae)):
+        for flag in ("model", "hook", "neuronpedia"):
+            if getattr(options, flag):
+                raise InputError(
+                    f"--{flag}: {options.sae} is a crosscoder, which reads several places; give --cache with "
+                    "all of its hooks, or --cache A,B with one for each place."
+                )
+        return CrosscoderInputs.open(
+            options.sae, caches, options.cells, label=options.label, max_cells=options.max_cells
+        )
+    if not caches:
+        return None
+    if len(caches) > 1:
+        raise InputError(f"--cache {options.cache}: {options.sae} reads one cache, found {len(caches)}.")
+    return FeatureInputs.open(
+        options.sae,
+        caches[0],
+        options.cells,
+        hook=options.hook,
+        label=options.label,
+        max_cells=options.max_cells,
+    )
 
 
 def _export(options: Options, subject: "Subject") -> None:

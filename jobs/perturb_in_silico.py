@@ -1,4 +1,5 @@
-"""`syncytium perturb-in-silico`: what deleting or overexpressing genes does to an encoder's cells."""
+"""`syncytium perturb-in-silico`: what deleting or overexpressing genes, or a drug, does to an encoder's
+cells."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Options(JobOptions):
-    """Delete or overexpress genes in the tokens of cells, and tabulate how far each cell's embedding moves,
-    and whether towards a goal state, gene by gene."""
+    """Delete or overexpress genes in the tokens of cells, or change their drug, and tabulate how far each
+    cell's embedding moves, and whether towards a goal state, gene by gene or drug by drug."""
 
     cells: str
     """Cell store, as `ingest` writes it."""
     model: str
     """Encoder directory: Geneformer or Tahoe-x1."""
-    kind: Literal["delete", "overexpress"] = "delete"
+    kind: Literal["delete", "overexpress", "drug"] = "delete"
     """delete: the gene's token is gone. overexpress: it comes first (Geneformer) or has the highest value
-    (Tahoe-x1), in cells that do not express it too."""
+    (Tahoe-x1), in cells that do not express it too. drug: the cell's drug token is another (Tahoe-x1 with its
+    drug table)."""
+    drugs: str | None = None
+    """With --kind drug: names in the model's table, separated by commas; each is a perturbation."""
+    base_drug: str | None = None
+    """With --kind drug: what unperturbed cells were given, e.g. DMSO_TF. Default: not known."""
     genes: str = "all"
     """Gene symbols or ids, separated by commas; all: every gene of the store that the model knows. Each is a
     perturbation of its own."""
@@ -61,7 +67,7 @@ def run(options: Options) -> Outcome:
     output = options.output_location
     workers = workers_of(options.address, options.actors, options.threads)
     request = _request(options)
-    inputs = Inputs.open(options.cells, options.model, options.max_cells)
+    inputs = Inputs.open(options.cells, options.model, options.max_cells, drug_token=options.kind == "drug")
     _require_fit(options, inputs.model)
     recipe = recipe_of(
         inputs,
@@ -96,6 +102,11 @@ def _request(options: Options) -> "Request":
         raise InputError("--label and --goal belong together (and --start needs both); give both or none.")
     if options.goal_cells < 1:
         raise InputError(f"--goal-cells is {options.goal_cells}; it must be at least 1.")
+    of_drugs = options.kind == "drug"
+    if of_drugs != (options.drugs is not None) or (options.base_drug and not of_drugs):
+        raise InputError("--drugs (and --base-drug) belong to --kind drug, which needs them.")
+    if of_drugs and (options.genes != "all" or options.together):
+        raise InputError("--genes and --together: not with --kind drug, which changes no gene.")
     states = None
     if options.label is not None and options.goal is not None:
         states = States(options.label, options.goal, options.start)
@@ -107,6 +118,8 @@ def _request(options: Options) -> "Request":
         goal_cells=options.goal_cells,
         layer=options.layer,
         pool=options.pool,
+        drugs=comma_separated(options.drugs or ""),
+        base_drug=options.base_drug,
     )
 
 

@@ -29,7 +29,10 @@ class Options(JobOptions):
     cells: str
     """Cell store with control cells over the model's genes: the training store, or one of new contexts."""
     perturbations: str
-    """Genes, combinations joined by `+`, separated by commas: STAT1,JAK2,STAT1+IRF1; or a file of lines."""
+    """Genes, combinations joined by `+` and drugs with their dose, separated by commas, or a file of lines:
+    STAT1,STAT1+IRF1,drug@0.5."""
+    drug_vectors: str | None = None
+    """Further drugs, as `train-perturbation` takes them."""
     contract: Literal["cell-eval", "vcc2025", "vcc2026", "gears", "scperturb", "state"] = "cell-eval"
     """Column names, control label and scale of the file."""
     cells_per_perturbation: int = 400
@@ -46,6 +49,7 @@ def run(options: Options) -> Outcome:
     from engine.perturbation import labels, predictions
     from engine.perturbation.predictor import Predictor
     from storage.checkpoints import fingerprint
+    from storage.ingest.scan import fingerprint_of_input
 
     if not options.output or not options.output.endswith(".h5ad"):
         raise InputError(f"--output {options.output}: give a file name that ends in .h5ad.")
@@ -57,16 +61,19 @@ def run(options: Options) -> Outcome:
             "of integer counts; 0 (one row, the mean) only for contracts of log1p values."
         )
     predictor = Predictor.load(options.model)
+    if options.drug_vectors:
+        predictor.drugs = predictor.drugs.and_those_of(options.drug_vectors)
     screen = _controls(options, predictor)
     asked = predictions.asked(options.perturbations)
     targets = [labels.targets(label, screen.control) for label in asked]
-    empty = [label for label, genes in zip(asked, targets, strict=True) if not genes]
+    empty = [label for label, names in zip(asked, targets, strict=True) if not names]
     if empty:
         raise InputError(f"--perturbations {', '.join(empty)}: the control is no perturbation.")
     for warning in predictor.require_known(targets):
         print(f"warning: {warning}", file=sys.stderr)
     lineage = predictions.lineage_of(
         model=fingerprint(options.model),
+        drugs=fingerprint_of_input(options.drug_vectors) if options.drug_vectors else None,
         cells=screen.where,
         control=screen.control,
         contexts=sorted({str(one) for one in screen.contexts}),
@@ -79,7 +86,7 @@ def run(options: Options) -> Outcome:
     counts_out = {"perturbations": len(asked) * len(contexts)}
     if predictions.is_there(output, lineage, overwrite=options.overwrite):
         return Outcome(lineage=lineage, counts_out=counts_out, did_work=False, writes_record=False)
-    n_cells = _write(options, predictor, screen, targets, contexts, contract, lineage)
+    n_cells = _write(options, predictor, screen, asked, contexts, contract, lineage)
     return Outcome(
         lineage=lineage,
         counts_in={"control_cells": int((screen.perturbations == screen.control).sum())},
@@ -115,13 +122,14 @@ def _write(
     options: Options,
     predictor: "Predictor",
     screen: "Screen",
-    targets: Sequence[tuple[str, ...]],
+    asked: Sequence[str],
     contexts: Sequence[str],
     contract: "Contract",
     lineage: str,
 ) -> int:
     from scipy import sparse
 
+    from engine.perturbation import labels
     from engine.perturbation.differential import mean_of
     from engine.perturbation.drawn_cells import DrawnCells
     from engine.perturbation.normalise import log_normalised
@@ -130,23 +138,26 @@ def _write(
     number = {gene: place for place, gene in enumerate(screen.genes)}
     columns = np.array([number[gene] for gene in predictor.genes])
     report, rng = ProgressLine("predict-perturbation"), np.random.default_rng(options.seed)
-    done, total = 0, len(targets) * len(contexts)
+    targets = [labels.targets(label, screen.control) for label in asked]
+    doses = [labels.dose(label) for label in asked]
+    done, total = 0, len(asked) * len(contexts)
     with PredictionFile(options.output_location, predictor.genes, contract, lineage) as file:
         for context in contexts:
             ((_, control_CG),) = screen.stream([(context, screen.control)])
             control_CG = control_CG[:, columns]
             control_G = mean_of(log_normalised(control_CG))
-            effects = predictor.predict(control_G, targets, context)
+            effects = predictor.predict(control_G, targets, context, doses)
             drawn = DrawnCells(control_CG)
-            for place, genes in enumerate(targets):
+            for place, label in enumerate(asked):
+                parts = labels.parts(label, screen.control)
                 mean_G = effects.mean_QG[place]
                 if options.cells_per_perturbation:
                     cells_CG = on_scale(drawn.draw(mean_G, options.cells_per_perturbation, rng), contract)
                 else:
                     cells_CG = sparse.csr_matrix(mean_G[None, :])
-                file.add(cells_CG, genes, screen.control, context)
+                file.add(cells_CG, parts, screen.control, context)
                 file.describe(
-                    f"{context}|{'+'.join(genes)}",
+                    f"{context}|{labels.TOGETHER.join(parts)}",
                     mean=mean_G,
                     delta=effects.delta_QG[place],
                     uncertainty=effects.uncertainty_QG[place],

@@ -82,30 +82,14 @@ class Options(JobOptions):
 
 
 def run(options: Options) -> Outcome:
-    from engine.interpret.inputs import EncodedInputs
     from engine.interpret.steering.run import steer_cells
-    from jobs.anatomy.streaming import outcome_of, recipe_of, workers_of
+    from jobs.anatomy.streaming import outcome_of, subject_of, workers_of
 
     output = options.output_location
     workers = workers_of(options.address, options.actors, options.threads)
     request = _request(options)
-    inputs = EncodedInputs.open(
-        options.sae,
-        options.cells,
-        options.model,
-        hook=options.hook,
-        label=options.label,
-        max_cells=options.max_cells,
-    )
+    inputs, recipe = subject_of(options)
     _require_fit(options, inputs)
-    recipe = recipe_of(
-        inputs.stream,
-        max_tokens=options.max_tokens,
-        precision=options.precision,
-        seed=options.seed,
-        batch_tokens=options.batch_tokens,
-        tensor_parallel=1,
-    )
     encoding = steer_cells(
         inputs,
         request,

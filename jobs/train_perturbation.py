@@ -22,13 +22,17 @@ class ScreenFlags:
     cells: str
     """Cell store of the screen, as `ingest` writes it."""
     perturbation: str
-    """obs column that names what was done to each cell: a gene, or genes joined by `+`."""
+    """obs column that names what was done to each cell: a gene, a drug, or several joined by `+`."""
     control: str
     """Label of unperturbed cells in that column."""
     context: str | None = None
     """obs column of the context (cell type, line). Default: all cells are of one."""
+    drug_vectors: str | None = None
+    """Table of drugs: a column drug, and a column fingerprint of zeros and ones or columns of numbers."""
+    dose: str | None = None
+    """obs column of the dose of a cell's drug, empty for genes; it enters as log(1 + dose)."""
     split: Literal["perturbation", "context"] = "perturbation"
-    """What is held out: whole targets, with every combination that hits one, or whole contexts."""
+    """What is held out: whole targets, with every dose and combination of one, or whole contexts."""
     held_out: str | None = None
     """Targets (or contexts) to hold out, e.g. STAT1,JAK2. Default: a share drawn by --seed."""
     hold_out_share: float = 0.2
@@ -93,6 +97,8 @@ class PerturbationTraining(TrainingFlags):
 
     steps: int = 60
     """Optimiser steps. Screens of tens of targets are learned by heart in a hundred."""
+    judge_every: int = 20
+    """Steps between looks at what is held out (held_out_... in the curve), each with a checkpoint."""
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices: screens are small."""
 
@@ -102,8 +108,8 @@ class Options(ScreenFlags, ModelFlags, PlanFlags, PerturbationTraining):
     """Train a predictor of perturbation effects and score it on what was held out, beside baselines.
 
     Writes the model directory, metrics.json (held-out metrics of the model and of every baseline), the table
-    evaluation/held_out.parquet, the training curve (metrics.parquet) and checkpoints. --lr defaults to 1e-3,
-    cosine to 0.
+    evaluation/held_out.parquet and the page evaluation/index.html with a plot a perturbation, the training
+    curve (metrics.parquet) and checkpoints. --lr defaults to 1e-3, cosine to 0.
     """
 
     GROUPS: ClassVar[dict[str, type]] = {
@@ -151,7 +157,12 @@ def _recipe(options: Options) -> "PerturbationRecipe":
         sizes = {name: getattr(preset, name) for name in ORIGINAL_SIZES}
     return plan(
         ScreenSource(
-            options.cells, options.perturbation, options.control, options.context, options.max_cells
+            options.cells,
+            options.perturbation,
+            options.control,
+            options.context,
+            options.max_cells,
+            options.dose,
         ),
         options.split,
         head=options.head,
@@ -166,6 +177,8 @@ def _recipe(options: Options) -> "PerturbationRecipe":
         n_codes=50 if options.original else options.pathway_dim,
         n_components=0 if options.original else options.set_components,
         checkpoint_layers=options.checkpoint_layers,
+        drug_vectors=options.drug_vectors,
+        judge_every=options.judge_every,
         seed=options.seed,
     )
 

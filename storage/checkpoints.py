@@ -1,8 +1,8 @@
 """Model directories: which model one holds, a copy of it on this machine, and publishing a new one whole.
 
 A model directory is flat: configuration, vocabulary and weights lie directly in it; a joint model's holds
-those of its towers in folders of their own (`TOWERS`). What jobs leave beside them (`run.json`, metrics,
-training checkpoints in a sub-folder) is not part of the model.
+those of its towers in folders of their own, a chat model's those of its language model (`PARTS`). What jobs
+leave beside them (`run.json`, metrics, training checkpoints in a sub-folder) is not part of the model.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ MODEL_SUFFIXES = (
 )
 NOT_THE_MODEL = {"run.json", "training.json", "metrics.parquet", "metrics.json"}
 
-# The folders of a joint model's towers, each a model directory itself.
-TOWERS = ("cell", "text")
+# The folders of a joint model's towers and of a chat model's language model, each a model directory itself.
+PARTS = ("cell", "text", "language_model")
 
 # A loader recognises a model by one of these, so they are published last: before them there is no model.
 CONFIGURATIONS = ("config.json", "model_config.yml", "cfg.json")
@@ -111,7 +111,7 @@ def publish(write: Callable[[Path], None], destination: str | os.PathLike[str]) 
 
 def _in_the_model(name: str) -> bool:
     folder, _, file = name.rpartition("/")
-    return not file.startswith(".") and (not folder or folder in TOWERS)
+    return not file.startswith(".") and (not folder or folder in PARTS)
 
 
 def _fetch(location: Location, names: list[str], copies: Path, version: str) -> None:

@@ -19,18 +19,18 @@ as the only point where something becomes true.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-from storage.durable_files import Buffer, Content
+from storage.durable_files import Buffer
 from storage.errors import DamagedDataset, InputError, LineageMismatch
 from storage.locations import Location
 from storage.protocol import leases, places
 from storage.protocol.lineage import MemberPlan, as_json, plan_body, require_same_plan
+from storage.protocol.members import MemberWriter, refuse_reserved
 from storage.protocol.snapshots import (
-    LEASES,
     LOG,
     PLAN,
     Record,
@@ -176,7 +176,7 @@ class Dataset:
         require_sizes(self.location, {name: s for record in records for name, s in record.objects.items()})
         stored = {}
         for name, content in (objects or {}).items():
-            _refuse_reserved(name)
+            refuse_reserved(name)
             self.location.put(name, content)
             stored[name] = Stored.of(content)
         self._create_snapshot(records, stored, as_json(facts or {}))
@@ -240,68 +240,6 @@ class Dataset:
             )
 
 
-class MemberWriter:
-    """Writes the objects of one member and commits them."""
-
-    def __init__(self, dataset: Dataset, plan: MemberPlan) -> None:
-        self.plan = plan
-        self._dataset = dataset
-        self._objects: dict[str, Stored] = {}
-        self._committed = dataset.record(plan.key) if dataset.location.exists(record_name(plan.key)) else None
-
-    def put(self, name: str, content: Content) -> None:
-        """Write one object under its final name, relative to the dataset.
-
-        If the member is committed already nothing is written, and other bytes than the committed ones raise
-        DamagedDataset.
-        """
-        _refuse_reserved(name)
-        stored = Stored.of(content)
-        if self._committed is None:
-            self._dataset.location.put(name, content)
-        elif self._committed.objects.get(name) != stored:
-            raise DamagedDataset(self._differs([name]))
-        self._objects[name] = stored
-
-    def commit(self, facts: Mapping[str, Any] | None = None) -> Record:
-        """Create the record; from here on the member exists. `facts` must be as deterministic as the objects.
-
-        When another worker was first, its record is returned after comparing: raises DamagedDataset when the
-        two differ, and LineageMismatch when the directory has meanwhile been given to another plan.
-        """
-        mine = Record(self.plan.key, dict(self._objects), as_json(facts or {}))
-        self._dataset.require_current()
-        if self._committed is None:
-            self._require_objects_present()
-            body = {**mine.as_json(), "lineage_id": self._dataset.lineage_id}
-            if self._dataset.location.create(record_name(mine.key), seal(body)):
-                return mine
-            self._committed = self._dataset.record(mine.key)
-        if self._committed.id != mine.id:
-            ours, theirs = mine.objects, self._committed.objects
-            names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-            raise DamagedDataset(self._differs(names or ["facts"]))
-        return self._committed
-
-    def _require_objects_present(self) -> None:
-        """Guards against a garbage collector that thought this writer dead."""
-        location = self._dataset.location
-        for name, stored in self._objects.items():
-            found = location.size(name) if location.exists(name) else None
-            if found != stored.size:
-                raise DamagedDataset(
-                    f"{location}/{name}: {'gone' if found is None else f'{found} bytes'} before its member "
-                    f"was committed; {stored.size} bytes were written. Run the job again"
-                )
-
-    def _differs(self, names: Iterable[str]) -> str:
-        return (
-            f"{self._dataset.location}: member {self.plan.key!r} is committed with other content "
-            f"({', '.join(names)}) than this worker made from the same plan; the library versions differ "
-            "between workers. Check with `inspect --verify`, and write the dataset again with --overwrite"
-        )
-
-
 def _reopened(location: Location, lineage_id: str) -> Dataset:
     dataset = _opened(location, lineage_id)
     dataset.require_current()
@@ -312,11 +250,6 @@ def _reopened(location: Location, lineage_id: str) -> Dataset:
 def _opened(location: Location, lineage_id: str) -> Dataset:
     # A dataset comes with every member that reaches a committing process, and its plan may be long.
     return Dataset.open(location, lineage_id)
-
-
-def _refuse_reserved(name: str) -> None:
-    if name.startswith((f"{LOG}/", f"{LEASES}/")):
-        raise ValueError(f"{name!r}: names under {LOG}/ and {LEASES}/ belong to the commit protocol")
 
 
 def _is_collectable(name: str) -> bool:

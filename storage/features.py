@@ -9,14 +9,12 @@
     genes.parquet                one row per gene of the vocabulary
     *.json                       products in formats that other tools read
 
-A member is a range of features, so nobody needs to hold the tables of a million features at once;
-`pandas.read_parquet(OUTPUT/features)` reads all ranges of one table. Columns belong to whoever computes them
+A member is a range of features (`storage.ranged_tables`). Columns belong to whoever computes them
 (`engine.interpret`).
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -24,9 +22,9 @@ from typing import Any
 
 import pandas as pd
 
-from storage.commits import Dataset, MemberPlan, Record, Snapshot, open_snapshot
-from storage.errors import InputError
+from storage.commits import Dataset, MemberPlan, Record, Snapshot
 from storage.locations import Location
+from storage.ranged_tables import RangedTables, parquet, read_ranges, write_tables
 
 KIND = "features"
 TABLES = ("features", "top_genes", "top_cells", "labels", "histograms", "partners")
@@ -57,17 +55,7 @@ def write_range(
 
     Row order is kept, the index is not. Raises ValueError when a table is missing.
     """
-    missing = [name for name in TABLES if name not in tables]
-    if missing:
-        raise ValueError(
-            f"feature tables without {', '.join(missing)}; an empty table has its columns and no rows"
-        )
-    writer = dataset.member(key)
-    for name in TABLES:
-        writer.put(f"{name}/{key}.parquet", parquet(tables[name]))
-    for name, content in (products or {}).items():
-        writer.put(name, content)
-    return writer.commit({f"n_{name}": len(tables[name]) for name in TABLES} | dict(facts or {}))
+    return write_tables(dataset, key, TABLES, tables, facts, products)
 
 
 def finish_tables(
@@ -77,24 +65,11 @@ def finish_tables(
     return dataset.finish({GENES: parquet(genes), **products}, facts)
 
 
-class FeatureTables:
+class FeatureTables(RangedTables):
     """Reader of finished feature tables. Pickles by location; use `open`."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self.lineage = snapshot.lineage
-        self.dataset_id = snapshot.dataset_id
-        self.facts = snapshot.facts
-
-    @classmethod
-    def open(cls, path: Location | str) -> FeatureTables:
-        """Raises InputError when no finished tables are there, DamagedDataset when parts are missing."""
-        snapshot = open_snapshot(Location.of(path), KIND)
-        snapshot.check_sizes()
-        return cls(snapshot)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FeatureTables, (self.snapshot,)
+    KIND = KIND
+    TABLES = TABLES
 
     @cached_property
     def features(self) -> pd.DataFrame:
@@ -115,40 +90,9 @@ class FeatureTables:
     @cached_property
     def genes(self) -> pd.DataFrame:
         """One row per token id: gene_id, gene_name, tokens seen, expression."""
-        return pd.read_parquet(io.BytesIO(self.product(GENES)))
-
-    @property
-    def ranges(self) -> list[str]:
-        """Keys of the ranges of features, ascending."""
-        return [record.key for record in self.snapshot.members]
-
-    def table(self, name: str, ranges: Sequence[str] | None = None) -> pd.DataFrame:
-        """One of `TABLES`, read anew: all of it, or some ranges. Raises InputError, DamagedDataset."""
-        return read_table(self.snapshot, name, self.ranges if ranges is None else ranges)
-
-    def product(self, name: str) -> bytes:
-        """Any object by file name, hash-checked. Raises InputError, DamagedDataset."""
-        if name not in self.snapshot.all_objects:
-            raise InputError(
-                f"{self.snapshot.location}: no {name}; there are "
-                f"{', '.join(sorted(self.snapshot.all_objects))}"
-            )
-        return self.snapshot.read(name)
+        return self.frame(GENES)
 
 
-def read_table(dataset: Dataset | Snapshot, name: str, ranges: Sequence[str]) -> pd.DataFrame:
-    """The rows of some ranges of one table, finished or not. Raises InputError for an unknown table."""
-    if name not in TABLES:
-        raise InputError(f"{dataset.location}: no table {name}; there are {', '.join(TABLES)}")
-    location = dataset.location
-    read = dataset.read if isinstance(dataset, Snapshot) else location.read
-    parts = [pd.read_parquet(io.BytesIO(read(f"{name}/{key}.parquet"))) for key in ranges]
-    # An empty part would decide the types of columns it says nothing about.
-    filled = [part for part in parts if len(part)] or parts[:1]
-    return pd.concat(filled, ignore_index=True)
-
-
-def parquet(table: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, compression="zstd", index=False)
-    return buffer.getvalue()
+def read_table(dataset: Dataset, name: str, ranges: Sequence[str]) -> pd.DataFrame:
+    """The rows of some ranges of one table that need not be finished. Raises InputError: unknown table."""
+    return read_ranges(dataset, TABLES, name, ranges)

@@ -25,11 +25,11 @@ _RAY, _CHAOS = "ray", "chaos/"
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """How `make test` shares the tests out to its two processes, one group after the other.
+    """How `make test` shares the tests out to its processes, one group after the other.
 
-    One process begins with all tests of the one Ray cluster, the other with the files that need none. The
-    chaos tests, each with a Ray of its own, come last and go one by one to whoever is free; those that share
-    machines go together.
+    One process begins with all tests of the one Ray cluster, the others with the files that need none. The
+    chaos tests come last and go one by one to whoever is free; those that share machines go together. Tests
+    with processes of their own wait for them, so there is one process of tests more than there are cores.
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
@@ -41,8 +41,9 @@ def _group(item: pytest.Item) -> str:
     fixtures = getattr(item, "fixturenames", ())
     if "ray_cluster" in fixtures:
         return _RAY
-    alone = file.startswith(_CHAOS) and "namespace_cluster" not in fixtures
-    return f"{file}::{item.name}" if alone else file
+    if "namespace_cluster" in fixtures:
+        return f"{_CHAOS}machines"
+    return f"{file}::{item.name}" if file.startswith(_CHAOS) else file
 
 
 def _place(group: str) -> int:
@@ -62,6 +63,7 @@ def shared() -> Path:
 def ray_cluster() -> Iterator[None]:
     """One embedded Ray for the whole run, with room for two trainers' workers on two cores."""
     from engine import ray_session
+    from engine.serving import front
 
-    with ray_session.connect("local", num_cpus=4):
+    with front.on_this_machine() as environment, ray_session.connect("local", 4, environment):
         yield

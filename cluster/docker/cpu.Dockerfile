@@ -25,6 +25,8 @@ COPY --from=built /opt/syncytium /opt/syncytium
 # Login shells forget the PATH of the image.
 RUN echo 'export PATH=/opt/syncytium/bin:$PATH' > /etc/profile.d/syncytium.sh
 ENV PATH=/opt/syncytium/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0
+# What is in it, as CycloneDX: docker run --rm IMAGE cat /opt/syncytium/sbom.cdx.json
+RUN python -m cluster.sbom /opt/syncytium/sbom.cdx.json
 USER 1000:1000
 WORKDIR /home/syncytium
 CMD ["syncytium", "--help"]

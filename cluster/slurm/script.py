@@ -13,6 +13,8 @@ from storage.errors import InputError
 
 # Before the end of the time limit. sbatch sends it up to a minute early or late.
 _WARNING_SECONDS = 180
+# From the end of the first node's part of a job to that of the others': they notice after half a minute.
+_PATIENCE_SECONDS = 90
 
 
 def render(submission: Submission, site: Site) -> str:
@@ -98,13 +100,21 @@ def _commands(submission: Submission) -> list[str]:
 
 
 def _step(submission: Submission, slurm: SlurmSite) -> list[str]:
-    container = ""
+    container, leftovers = "", _LEFTOVERS
     if slurm.apptainer:
+        leftovers = ""
         # A process namespace of its own: `ray stop` at the end ends the Ray in it, and no other.
         words = ["apptainer", "exec", "--pid", *["--nv"] * bool(submission.machine.gpus)]
         words += [word for bind in slurm.binds for word in ("--bind", bind)]
         container = shlex.join([*words, slurm.apptainer]) + " "
-    return [_STEP.format(container=container, ray=_ray_start_flags(submission.machine, slurm))]
+    return [
+        _STEP.format(
+            container=container,
+            leftovers=leftovers,
+            ray=_ray_start_flags(submission.machine, slurm),
+            patience=_PATIENCE_SECONDS,
+        )
+    ]
 
 
 def _ray_start_flags(machine: Machine, slurm: SlurmSite) -> str:
@@ -143,10 +153,14 @@ again() {{
 }}
 trap 'again "the time limit is near"' USR1"""
 
+_LEFTOVERS = """# Where SLURM does not follow daemons, a preempted job leaves its Ray on the node.
+! pgrep -u "$(id -u)" -f '[r]aylet/raylet' >/dev/null || ray stop --force
+"""
+
 _STEP = """
 on_node=$(cat <<'ON_NODE'
-# Others than the first give up 10 s after the head is gone, not 60. On the head the same variable would
-# make symmetric-run end with 1 while its own `ray stop` takes the head down: a good job, called failed.
+{leftovers}# Others than the first give up 10 s after the head is gone, not 60. On the head the variable would
+# make symmetric-run end with 1 while its own `ray stop` ends the head: a good job, called failed.
 [ "$SLURM_PROCID" = 0 ] || export RAY_gcs_rpc_server_reconnect_timeout_s=10
 exec {container}ray symmetric-run --address "$RAY_ADDRESS" --min-nodes "$SLURM_NNODES" \\
   {ray} \\
@@ -164,7 +178,10 @@ while :; do
 done"""
 
 _ENDING = """
-if [ "$code" = 0 ] && [ ! -e "$done_file" ]; then
+# The job's own word counts, whatever its nodes did afterwards.
+if [ -e "$done_file" ]; then
+  code=0
+elif [ "$code" = 0 ]; then
   code=1
 fi
 # 2 is bad input: trying again does not help.

@@ -26,6 +26,7 @@ from engine.captions.dataset import (
 from engine.captions.endpoint import Endpoint, Secret
 from engine.captions.templates import columns_of
 from engine.captions.writing import INSTRUCTIONS, Metadata, write_captions
+from engine.tasks import run_tasks
 from storage.cells import CellStore
 from storage.commits import Dataset, MemberPlan, Snapshot
 from storage.errors import InputError
@@ -177,28 +178,18 @@ def _in_tasks(
     progress: Progress,
 ) -> None:
     """Parts in tasks, so many at once as the endpoint is to be asked. The first failure ends the run."""
-    import ray
-
-    # A task waits for the endpoint nearly all of its time.
-    task = ray.remote(num_cpus=0, max_retries=3)(caption_part)
     total = len(found.records)
     done = total - sum(int(part.facts["stop"]) - int(part.facts["start"]) for part in pending)
-    waiting, running = list(reversed(pending)), list[Any]()
+
+    def ended(captions: int) -> None:
+        nonlocal done
+        done += captions
+        progress(done, total, "captions")
+
+    calls = [(writer, dataset, part.key, _records_of(found, part)) for part in pending]
     most = writer.concurrency if isinstance(writer, Writer) else 1
-    try:
-        while waiting or running:
-            while waiting and len(running) < most:
-                part = waiting.pop()
-                running.append(task.remote(writer, dataset, part.key, _records_of(found, part)))
-            ended, running = ray.wait(running, num_returns=1)
-            done += sum(ray.get(ended))
-            progress(done, total, "captions")
-    except ray.exceptions.RayTaskError as error:
-        # What the task raised says more than that a task has.
-        raise error.cause from error
-    finally:
-        for left in running:
-            ray.cancel(left)
+    # A task waits for the endpoint nearly all of its time.
+    run_tasks(caption_part, calls, at_once=most, ended=ended, cpus=0)
 
 
 def _records_of(found: Combinations, part: MemberPlan) -> list[dict[str, str]]:

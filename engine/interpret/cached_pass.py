@@ -1,4 +1,4 @@
-"""A feature pass over an activation cache: one Ray task a member, each of which commits what it saw."""
+"""A feature pass over activation caches: one Ray task a member, each of which commits what it saw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from engine.interpret.codes import sparse_codes
 from engine.interpret.expression import Expression
 from engine.interpret.features import Observer
-from engine.interpret.inputs import FeatureInputs
+from engine.interpret.inputs import CachedSubject
 from engine.interpret.passes import (
     Progress,
     Spent,
@@ -41,20 +41,20 @@ SAMPLE_TOKENS = 1024
 
 @dataclass(frozen=True)
 class CachedPass:
-    """Looks at every token of the cache whose cell is wanted."""
+    """Looks at every token of the cache, or of all caches together, whose cell is wanted."""
 
-    inputs: FeatureInputs
+    inputs: CachedSubject
 
     def lineage(self) -> Mapping[str, Any]:
-        return {"cache": self.inputs.cache.dataset_id}
+        return self.inputs.tokens.lineage()
 
     def most_tokens(self) -> int:
-        return sum(int(self.inputs.cache.members[number].facts["n_tokens"]) for number in self._shards())
+        return sum(self.inputs.tokens.n_tokens()[: len(self._shards())])
 
     def sample_peak(self) -> float:
         inputs = self.inputs
         which = inputs.sae_path, inputs.sae_fingerprint
-        tokens = inputs.cache.read(inputs.hook, inputs.cache.members[0].key)
+        tokens = inputs.tokens.read(0)
         codes = sparse_codes(
             autoencoder(*which),
             tokens.acts[:SAMPLE_TOKENS],
@@ -85,12 +85,9 @@ class CachedPass:
             "feature_states": plan_lineage(plan, edges),
         }
         dataset = plan_states(states, lineage, self.members())
-        shards = self.inputs.cache.members
+        n_tokens = inputs.tokens.n_tokens()
         sizes = {
-            member.key: sum(
-                int(record.facts["n_tokens"])
-                for record in shards[member.facts["first"] : member.facts["stop"]]
-            )
+            member.key: sum(n_tokens[member.facts["first"] : member.facts["stop"]])
             for member in dataset.members
         }
         pending = [member.key for member in dataset.pending()]
@@ -105,8 +102,7 @@ class CachedPass:
 
     def _shards(self) -> range:
         """Shards with wanted cells; they are in the order of cells."""
-        starts = [int(record.facts["start"]) for record in self.inputs.cache.members]
-        return range(sum(start < self.inputs.n_cells for start in starts))
+        return range(sum(start < self.inputs.n_cells for start in self.inputs.tokens.first_cells()))
 
     def _results(
         self, plan: PassPlan, edges: Sequence[int], dataset: Dataset, keys: Sequence[str]
@@ -130,7 +126,7 @@ class CachedPass:
 
 
 def _observe_and_commit(
-    inputs: FeatureInputs, plan: PassPlan, edges: Sequence[int], dataset: Dataset, key: str, on_gpu: bool
+    inputs: CachedSubject, plan: PassPlan, edges: Sequence[int], dataset: Dataset, key: str, on_gpu: bool
 ) -> int:
     """Returns this process's peak memory in bytes."""
     facts = next(member.facts for member in dataset.members if member.key == key)
@@ -140,15 +136,15 @@ def _observe_and_commit(
 
 
 def observe_shards(
-    inputs: FeatureInputs, plan: PassPlan, shards: Sequence[int], device: str = "cpu"
+    inputs: CachedSubject, plan: PassPlan, shards: Sequence[int], device: str = "cpu"
 ) -> FeatureState:
-    """State of some shards of the cache, by their numbers."""
+    """State of some shards, by their numbers."""
     which = inputs.sae_path, inputs.sae_fingerprint, device
     encoder, means_GD = autoencoder(*which), gene_means(*which)
     expression = Expression.by_gene_id(inputs.store, inputs.genes["gene_id"].tolist())
     observer = Observer(plan, inputs.label.code_C if inputs.label else None)
     for number in shards:
-        tokens = inputs.cache.read(inputs.hook, inputs.cache.members[number].key)
+        tokens = inputs.tokens.read(number)
         kept = np.flatnonzero(inputs.gene_tokens[tokens.gene] & (tokens.cell < inputs.n_cells))
         observe_tokens(
             observer,

@@ -19,7 +19,9 @@ import numpy.typing as npt
 from scipy import sparse
 
 from engine.interpret.levels import BINS, exact_level, log_bin
+from engine.interpret.presence import is_sampled
 from engine.interpret.runs import (
+    CellPeaks,
     Float32,
     Float64,
     Int32,
@@ -29,6 +31,7 @@ from engine.interpret.runs import (
     counted,
     merge_counts,
     merge_pairs,
+    merge_peaks,
     merge_ranked,
     merge_samples,
     run_of_activations,
@@ -124,7 +127,7 @@ class Observer:
     def __post_init__(self) -> None:
         plan = self.plan
         np.empty(_LARGEST_KEPT, np.uint8)  # allocated, never touched, and freed at once
-        self.runs = {"pairs": [], "bins": [], "levels": [], "ranked": [], "sample": []}
+        self.runs = {"pairs": [], "bins": [], "levels": [], "ranked": [], "peaks": [], "sample": []}
         self.cells_F, self.squares_F = np.zeros((2, plan.n_features), np.int64)
         self.tokens_G, self.expression_G = np.zeros((2, plan.n_genes), np.int64)
         self.label_cells_L = np.zeros(plan.n_labels, np.int64)
@@ -169,6 +172,7 @@ class Observer:
                 bins=self.runs["bins"][0],
                 levels=self.runs["levels"][0],
                 ranked=self.runs["ranked"][0],
+                peaks=self.runs["peaks"][0],
             ),
         )
 
@@ -225,6 +229,10 @@ class Observer:
         mean_S = segment_sums(fired.units_N, starts) * self.plan.resolution / tokens_C[slot_S]
         self.cells_F += np.bincount(feature_S, minlength=self.plan.n_features)
         self.runs["ranked"].append(RankedCells(feature_S, cell_C[slot_S], peak_S, mean_S))
+        if self.plan.cell_share:
+            kept_S = np.flatnonzero(is_sampled(self.plan, cell_C)[slot_S])
+            peaks = feature_S[kept_S].astype(np.int32), cell_C[slot_S[kept_S]].astype(np.int32)
+            self.runs["peaks"].append(CellPeaks(*peaks, peak_S[kept_S]))
         if label_C is not None:
             self._add_levels(feature_S, peak_S, label_C[slot_S])
 
@@ -263,6 +271,7 @@ class Observer:
             "bins": [merge_counts(runs["bins"])],
             "levels": [merge_counts(runs["levels"])],
             "ranked": [merge_ranked(runs["ranked"], self.plan.top_cells)],
+            "peaks": [merge_peaks(runs["peaks"])],
             "sample": [merge_samples(runs["sample"])],
         }
         # At least twice what is left, or every chunk would merge all of it again.

@@ -6,7 +6,7 @@ Shape legend: C cells of the store, G token ids.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from engine.interpret.features import NO_LABEL
-from engine.interpret.tables import Names
+from engine.interpret.names import Names
+from engine.interpret.token_shards import CacheShards, TokenShards
 from engine.models import sae
 from engine.streaming.inputs import Inputs
 from storage.activations import ActivationCache, gene_table
@@ -92,11 +93,23 @@ class Subject:
             if label is None
             else [None if code == NO_LABEL else label.labels[code] for code in label.code_C],
             labels=() if label is None else label.labels,
+            feature_columns=self.feature_columns(),
         )
+
+    def feature_columns(self) -> Mapping[str, npt.NDArray[np.float64]]:
+        """What is known of every feature before it is seen to fire, [F] by name."""
+        return {}
 
 
 @dataclass(frozen=True)
-class FeatureInputs(Subject):
+class CachedSubject(Subject):
+    """A subject whose activations lie in a cache, or in several."""
+
+    tokens: TokenShards
+
+
+@dataclass(frozen=True)
+class FeatureInputs(CachedSubject):
     """A subject with a cache that holds the activations the autoencoder reads."""
 
     cache: ActivationCache
@@ -125,16 +138,13 @@ class FeatureInputs(Subject):
         )
         require_same_activations(sae_path, config, cache.d, cache.metadata.get("model"), what)
         require_whole_activations(sae_path, config)
-        if cache.metadata.get("store", store.dataset_id) != store.dataset_id:
-            raise InputError(
-                f"--cells {cells_path} is store {store.dataset_id}, but the cache {cache_path} was made from "
-                f"store {cache.metadata['store']}; give the store the cache was made from."
-            )
+        require_same_cells(cells_path, store, cache_path, cache)
         return cls(
             sae_path=sae_path,
             sae_fingerprint=fingerprint(local),
             n_features=config.d_sae,
             cache=cache,
+            tokens=CacheShards(cache, (chosen,)),
             hook=chosen,
             store=store,
             n_cells=min(store.n_cells, max_cells or store.n_cells),
@@ -215,6 +225,14 @@ def require_same_activations(
         raise InputError(
             f"{sae_path} was trained on activations of model {trained_on}, {what} is of model {model}; use "
             "the autoencoder's model."
+        )
+
+
+def require_same_cells(cells_path: str, store: CellStore, cache_path: str, cache: ActivationCache) -> None:
+    if cache.metadata.get("store", store.dataset_id) != store.dataset_id:
+        raise InputError(
+            f"--cells {cells_path} is store {store.dataset_id}, but the cache {cache_path} was made from "
+            f"store {cache.metadata['store']}; give the store the cache was made from."
         )
 
 

@@ -19,6 +19,7 @@ from engine.interpret.expression import Expression
 from engine.interpret.features import GeneTokens, Integers, Observer, whole_cell_chunks
 from engine.interpret.state import FeatureState, PassPlan
 from engine.models import sae
+from engine.models.sae.crosscoder import is_crosscoder, load_crosscoder
 from engine.models.sae.gene_means import load_gene_means
 from storage.checkpoints import local_copy
 from storage.commits import Dataset
@@ -65,8 +66,13 @@ def planned_resolution(lineage: Mapping[str, Any] | None) -> float | None:
 
 @lru_cache(maxsize=1)
 def autoencoder(path: str, fingerprint: str, device: str = "cpu") -> sae.SAE:
-    """Loaded once a worker process, not once a member; the fingerprint tells a replaced directory apart."""
-    return sae.load(local_copy(path)).to(device)
+    """Loaded once a worker process, not once a member; the fingerprint tells a replaced directory apart.
+
+    Of a crosscoder, the autoencoder of all its places side by side.
+    """
+    directory = local_copy(path)
+    found = load_crosscoder(directory).sae if is_crosscoder(directory) else sae.load(directory)
+    return found.to(device)
 
 
 @lru_cache(maxsize=1)

@@ -21,8 +21,12 @@ import pandas as pd
 
 from engine import ray_session
 from engine.interpret import products, statistics
+from engine.interpret.expression import Expression
+from engine.interpret.gene_ranking import TableOptions
 from engine.interpret.inputs import Subject
+from engine.interpret.names import Names
 from engine.interpret.passes import FeaturePass, Progress, Spent, planned_resolution
+from engine.interpret.presence import SAMPLED_CELLS, Presence, share_for
 from engine.interpret.reduction import RETRIES, Reduction
 from engine.interpret.runs import Float64
 from engine.interpret.state import (
@@ -35,8 +39,6 @@ from engine.interpret.state import (
 )
 from engine.interpret.tables import (
     P_VALUES,
-    Names,
-    TableOptions,
     label_table,
     tabulate,
     vocabulary_table,
@@ -95,6 +97,7 @@ def lineage(subject: Subject, feature_pass: FeaturePass, options: FeatureOptions
         "n_cells": subject.n_cells,
         "label": subject.label.name if subject.label else None,
         **asdict(options),
+        **({"sampled_cells": SAMPLED_CELLS} if options.tables.score == "presence" else {}),
     }
 
 
@@ -141,6 +144,7 @@ def plan_pass(
         exact_levels=exact_levels_for(subject.n_cells, subject.n_features),
         sample_share=share if options.tables.partners else 0.0,
         seed=options.seed,
+        cell_share=share_for(subject.n_cells) if options.tables.score == "presence" else 0.0,
     )
 
 
@@ -163,10 +167,13 @@ def _write_ranges(
     labels: list[Any] = [None] * len(keys)
     if subject.label is not None:
         labels = _labels(plan, tokens, merged, subject.label.labels)
+    presence = _presence(subject, plan)
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(_tabulate_and_commit)
     pending = {member.key for member in dataset.pending()}
     running = [
-        task.remote(plan, tokens, merged[number], names, options.tables, labels[number], dataset, key)
+        task.remote(
+            plan, tokens, merged[number], names, options.tables, labels[number], presence, dataset, key
+        )
         for number, key in enumerate(keys)
         if key in pending
     ]
@@ -177,6 +184,21 @@ def _write_ranges(
         ray.get(ready)
     totals: TokenTotals = ray.get(tokens)
     return totals
+
+
+def _presence(subject: Subject, plan: PassPlan) -> Any:
+    """Reference to the genes of the sampled cells; None when no cells are sampled."""
+    import ray
+
+    if not plan.cell_share:
+        return None
+    expression = Expression.by_gene_id(subject.store, subject.genes["gene_id"].tolist())
+    read = ray.remote(num_cpus=1, max_retries=RETRIES)(_read_presence)
+    return read.remote(expression, plan, subject.n_cells)
+
+
+def _read_presence(expression: Expression, plan: PassPlan, n_cells: int) -> Presence:
+    return Presence.read(expression, plan, n_cells)
 
 
 def _labels(plan: PassPlan, tokens: Any, merged: list[Any], labels: tuple[str, ...]) -> list[Any]:
@@ -212,10 +234,11 @@ def _tabulate_and_commit(
     names: Names,
     options: TableOptions,
     labels: pd.DataFrame | None,
+    presence: Presence | None,
     dataset: Dataset,
     key: str,
 ) -> None:
-    tables = tabulate(FeatureState(plan, tokens, part), names, options, labels)
+    tables = tabulate(FeatureState(plan, tokens, part), names, options, labels, presence)
     write_range(dataset, key, vars(tables), range_facts(tables.features, part))
 
 

@@ -11,7 +11,7 @@ Shape legend: P occupied pairs, K occupied keys of a count, R ranked cells, S sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,15 @@ class RankedCells(NamedTuple):
     mean_R: Float64
 
 
+class CellPeaks(NamedTuple):
+    """The strongest activation of each feature in each of some cells, ordered by feature, then cell; pairs in
+    which it is silent are left out."""
+
+    feature_S: Int32
+    cell_S: Int32
+    peak_S: Float32
+
+
 class TokenSample(NamedTuple):
     """All activations above zero of some tokens, ordered by token, then feature."""
 
@@ -79,6 +88,10 @@ def empty_ranked() -> RankedCells:
     return RankedCells(
         np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float64)
     )
+
+
+def empty_peaks() -> CellPeaks:
+    return CellPeaks(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
 
 
 def empty_sample() -> TokenSample:
@@ -188,14 +201,21 @@ def merge_ranked(runs: Sequence[RankedCells], keep: int) -> RankedCells:
     return RankedCells(feature[order], cell[order], peak[order], mean[order])
 
 
+def merge_peaks(runs: Sequence[CellPeaks]) -> CellPeaks:
+    """The pairs of all runs. A cell must appear in one run only."""
+    return CellPeaks(*_in_order(runs or [empty_peaks()]))
+
+
 def merge_samples(runs: Sequence[TokenSample]) -> TokenSample:
     """The tokens of all runs in the order of tokens. A token must appear in one run only."""
-    runs = [run for run in runs if run.token_S.size]
-    if not runs:
-        return empty_sample()
-    token, feature, value = (np.concatenate(column) for column in zip(*runs, strict=True))
-    order = np.lexsort((feature, token))
-    return TokenSample(token[order], feature[order], value[order])
+    return TokenSample(*_in_order(runs or [empty_sample()]))
+
+
+def _in_order(runs: Sequence[tuple[npt.NDArray[Any], ...]]) -> Iterator[npt.NDArray[Any]]:
+    """Columns of all runs, their entries by the first column and then the second."""
+    columns = [np.concatenate(column) for column in zip(*runs, strict=True)]
+    order = np.lexsort((columns[1], columns[0]))
+    return (column[order] for column in columns)
 
 
 def rank_within(sorted_groups: npt.NDArray[Any]) -> Int64:

@@ -12,7 +12,8 @@ import numpy as np
 from engine.interpret.runs import Float64, Int64
 from engine.interpret.state import EXPRESSION_UNIT, FeatureState
 
-Score = Literal["mean", "expression", "lift", "t"]
+Score = Literal["mean", "expression", "lift", "t", "presence"]
+"""All but `presence` are of single pairs, here; that one is across cells (`interpret.presence`)."""
 
 
 class Scores(NamedTuple):

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from engine.interpret.levels import BINS, EXACT_LEVELS, RESOLUTION_BITS
 from engine.interpret.runs import (
+    CellPeaks,
     CountRun,
     Int64,
     PairRun,
@@ -28,10 +29,12 @@ from engine.interpret.runs import (
     TokenSample,
     empty_counts,
     empty_pairs,
+    empty_peaks,
     empty_ranked,
     empty_sample,
     merge_counts,
     merge_pairs,
+    merge_peaks,
     merge_ranked,
     merge_samples,
 )
@@ -58,7 +61,9 @@ class PassPlan:
     sample_share: float = 0.0
     """Share of the tokens kept whole for co-activation."""
     seed: int = 0
-    """Of that sample."""
+    """Of both samples."""
+    cell_share: float = 0.0
+    """Share of the cells of which every feature's strongest activation is kept (`interpret.presence`)."""
 
     @property
     def square_resolution(self) -> float:
@@ -164,7 +169,7 @@ class FeatureTotals:
 
     cells_F: cells each feature fired in. squares_F: sum of squared activations in `plan.square_resolution`.
     bins: feature * 64 + bin -> tokens. levels: (feature * n_labels + label) * n_levels + level -> cells whose
-    strongest activation has that level.
+    strongest activation has that level. peaks: of the sampled cells.
     """
 
     extent: Int64
@@ -174,6 +179,7 @@ class FeatureTotals:
     bins: CountRun
     levels: CountRun
     ranked: RankedCells
+    peaks: CellPeaks
 
     @classmethod
     def empty(cls, first: int, stop: int) -> FeatureTotals:
@@ -186,6 +192,7 @@ class FeatureTotals:
             bins=empty_counts(),
             levels=empty_counts(),
             ranked=empty_ranked(),
+            peaks=empty_peaks(),
         )
 
     @property
@@ -209,6 +216,7 @@ class FeatureTotals:
             bins=merge_counts([part.bins for part in parts]),
             levels=merge_counts([part.levels for part in parts]),
             ranked=merge_ranked([part.ranked for part in parts], plan.top_cells),
+            peaks=merge_peaks([part.peaks for part in parts]),
         )
 
     def cut(self, plan: PassPlan, edges: Sequence[int]) -> Iterator[FeatureTotals]:
@@ -223,6 +231,7 @@ class FeatureTotals:
                 bins=_between(self.bins, first * BINS, stop * BINS),
                 levels=_between(self.levels, *(f * plan.n_labels * plan.n_levels for f in (first, stop))),
                 ranked=_between(self.ranked, first, stop),
+                peaks=_between(self.peaks, first, stop),
             )
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -231,7 +240,13 @@ class FeatureTotals:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        runs = {"pairs": PairRun, "bins": CountRun, "levels": CountRun, "ranked": RankedCells}
+        runs = {
+            "pairs": PairRun,
+            "bins": CountRun,
+            "levels": CountRun,
+            "ranked": RankedCells,
+            "peaks": CellPeaks,
+        }
         return cls(**_fields(arrays, runs))
 
 

@@ -16,36 +16,16 @@ import pandas as pd
 
 from engine.interpret import statistics
 from engine.interpret.coactivation import partner_table
+from engine.interpret.gene_ranking import TableOptions, gene_table
 from engine.interpret.levels import BINS, bin_edges
+from engine.interpret.names import Names
+from engine.interpret.presence import Presence
 from engine.interpret.runs import Float64, Int64, rank_within
-from engine.interpret.scores import FeatureMoments, Score, feature_moments, pair_scores
+from engine.interpret.scores import FeatureMoments, feature_moments
 from engine.interpret.state import EXPRESSION_UNIT, FeatureState, TokenTotals
 
 LABEL_BLOCK = 2048
 """Features whose label statistics are computed together: with 50 labels, under 1 MB an array."""
-
-
-@dataclass(frozen=True)
-class Names:
-    """What numbers in a state are called: per token id, per cell row, per label."""
-
-    gene_id_G: Sequence[str]
-    gene_name_G: Sequence[str]
-    cell_names: Sequence[str]
-    cell_labels: Sequence[str | None] | None = None
-    """Label of each cell row, None where it has none; None altogether without a label column."""
-    labels: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """What decides the tables beside the state. min_gene_tokens: genes seen on fewer tokens are not ranked
-    (they still count)."""
-
-    top_genes: int = 100
-    score: Score = "mean"
-    min_gene_tokens: int = 1
-    partners: int = 10
 
 
 @dataclass(frozen=True)
@@ -61,61 +41,31 @@ class Tables:
 
 
 def tabulate(
-    state: FeatureState, names: Names, options: TableOptions, labels: pd.DataFrame | None = None
+    state: FeatureState,
+    names: Names,
+    options: TableOptions,
+    labels: pd.DataFrame | None = None,
+    presence: Presence | None = None,
 ) -> Tables:
     """All tables of the range of features in `state`.
 
     labels: their `label_table` with false discovery rates over all ranges (`with_fdr`); computed here when
-    the state is the only range.
+    the state is the only range. presence: genes of the sampled cells, which the score `presence` needs.
     """
     if labels is None:
         labels = with_fdr(label_table(state, names.labels))
     moments = feature_moments(state)
-    ranked_genes = gene_table(state, moments, names, options)
+    ranked_genes = gene_table(state, moments, names, options, presence)
+    features = feature_table(state, moments, ranked_genes, labels)
+    for name, values_F in names.feature_columns.items():
+        features[name] = values_F[state.features.first : state.features.stop]
     return Tables(
-        features=feature_table(state, moments, ranked_genes, labels),
+        features=features,
         top_genes=ranked_genes,
         top_cells=cell_table(state, names),
         labels=labels,
         histograms=histogram_table(state),
         partners=partner_table(state, options.partners),
-    )
-
-
-def gene_table(
-    state: FeatureState, moments: FeatureMoments, names: Names, options: TableOptions
-) -> pd.DataFrame:
-    """The genes of each feature with the highest score, all scores beside each other (`scores.Scores`).
-
-    Equal scores go to the smaller token id.
-    """
-    pairs = state.features.pairs
-    feature_P, gene_P = np.divmod(pairs.key_P, state.plan.n_genes)
-    scores = pair_scores(state, moments)
-    score_P, tokens_P = scores.chosen(options.score), state.tokens.tokens_G[gene_P]
-    eligible = np.flatnonzero(tokens_P >= options.min_gene_tokens)
-    order = eligible[np.lexsort((gene_P[eligible], -score_P[eligible], feature_P[eligible]))]
-    rank = rank_within(feature_P[order])
-    order, rank = order[rank < options.top_genes], rank[rank < options.top_genes]
-    gene = gene_P[order]
-    return pd.DataFrame(
-        {
-            "feature": feature_P[order],
-            "rank": rank,
-            "gene": gene,
-            "gene_id": np.asarray(names.gene_id_G, dtype=object)[gene],
-            "gene_name": np.asarray(names.gene_name_G, dtype=object)[gene],
-            "score": score_P[order],
-            "mean": scores.mean_P[order],
-            "expression": scores.expression_P[order],
-            "corrected": scores.corrected_P[order],
-            "lift": scores.lift_P[order],
-            "t": scores.t_P[order],
-            "n": pairs.fired_P[order],
-            "occurrences": tokens_P[order],
-            "sum": pairs.total_P[order] * state.plan.resolution,
-            "max": pairs.peak_P[order],
-        }
     )
 
 

@@ -44,6 +44,7 @@ def load(
     precision: Precision = "fp32",
     weights: bool = True,
     shard: TensorShard | None = None,
+    drug_token: bool = False,
 ) -> Encoder:
     """The encoder in a model directory (official or ours; of a joint model its cell tower), in eval mode on
     the CPU.
@@ -52,6 +53,7 @@ def load(
         checked by name and shape, and none is read.
     shard: this process's part of an encoder that several share; it holds and reads only that. Every rank
         then calls the encoder with the same tokens and gets the whole result.
+    drug_token: keep Tahoe-x1's token of the drug that a cell was given, which is left out otherwise.
     Raises ModelError when the directory holds no encoder, or one with a missing or unsupported part, or one
     that cannot be shared so (`tensor_parallel_sizes`).
     """
@@ -64,8 +66,10 @@ def load(
     if is_joint(directory):
         directory = directory / CELL
     if (directory / "model_config.yml").is_file():
-        return tahoe.load(directory, precision=precision, weights=weights, shard=shard)
+        return tahoe.load(directory, precision=precision, weights=weights, shard=shard, use_chem=drug_token)
     if (directory / "config.json").is_file():
+        if drug_token:
+            raise ModelError(f"{directory}: a drug token was asked for; only Tahoe-x1 models have one")
         return geneformer.load(directory, precision=precision, weights=weights, shard=shard)
     if (directory / "cfg.json").is_file():
         raise ModelError(f"{directory}: this is a sparse autoencoder (cfg.json), where an encoder is needed")

@@ -95,12 +95,13 @@ class Encoder(nn.Module, ABC):
         pool: str | None = None,
         *,
         interventions: Mapping[str, Intervention] | None = None,
+        drug_C: Tensor | None = None,
     ) -> Tensor:
         """Cell embeddings, float32 e_CD, in the model's own convention unless layer or pool say otherwise.
 
         layer: output of that block (negative counts from the end; the last one is read after the closing
             norm). pool: "cls" (the cell token) or "mean" (over gene tokens, special tokens left out).
-        interventions: as in the forward pass.
+        interventions: as in the forward pass. drug_C: of models with a drug token.
         A cell without tokens to pool gives a row of NaN.
         """
         layer = self.default_layer if layer is None else layer
@@ -109,7 +110,8 @@ class Encoder(nn.Module, ABC):
         hook = layer_hook(layer, self.n_layers)
         tokens = self.packed(tokens)
         rows_T = first_rows(tokens.layout) if pool == "cls" else None
-        x_RD = self(tokens, hooks=(hook,), rows_T=rows_T, interventions=interventions).hooks[hook]
+        drugs = {} if drug_C is None else {"drug_C": drug_C}
+        x_RD = self(tokens, hooks=(hook,), rows_T=rows_T, interventions=interventions, **drugs).hooks[hook]
         return (
             self._scaled(per_cell(x_RD, tokens.layout)) if pool == "cls" else self.pooled(x_RD, tokens, pool)
         )

@@ -1,6 +1,6 @@
 """The metrics of cell-eval 0.8 (Virtual Cell Challenge 2025), on log1p-normalised expression.
 
-Source: github.com/ArcInstitute/cell-eval 0.8.2, whose tables are the goldens of the tests. Not here:
+Source: github.com/ArcInstitute/cell-eval 0.8.2, whose tables are the goldens of the tests. `populations` has
 `pearson_edistance` and `clustering_agreement`, which take all pairs of cells and a Leiden clustering.
 
 Legend: P perturbations, G genes.

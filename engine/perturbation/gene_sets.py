@@ -91,17 +91,24 @@ class GeneSets:
             found[known, :k] = values / np.where(spread > 1e-9, spread, 1.0)
         return found
 
+    def members(self, genes: Sequence[str]) -> Array:
+        """[genes, sets] 1 where a gene is in a set."""
+        return np.asarray(self._memberships(genes).todense())
+
     def _unit(self, genes: Sequence[str]) -> sparse.csr_matrix:
         """[genes, sets] rows of length 1, or 0 for genes in no set."""
+        matrix = self._memberships(genes)
+        matrix.data = np.log(_GENOME / np.array(self.sizes, dtype=np.float64))[matrix.indices]
+        length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+        return sparse.csr_matrix(sparse.diags_array(1 / np.where(length > 0, length, 1.0)) @ matrix)
+
+    def _memberships(self, genes: Sequence[str]) -> sparse.csr_matrix:
         sets = [self.genes.get(gene, ()) for gene in genes]
         columns = np.array([number for row in sets for number in row], dtype=np.int64)
         pointers = np.cumsum([0, *map(len, sets)])
-        rarity = np.log(_GENOME / np.array(self.sizes or (1,), dtype=np.float64))
-        matrix = sparse.csr_matrix(
-            (rarity[columns], columns, pointers), shape=(len(genes), max(len(self.sizes), 1))
+        return sparse.csr_matrix(
+            (np.ones(len(columns)), columns, pointers), shape=(len(genes), len(self.sizes))
         )
-        length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
-        return sparse.csr_matrix(sparse.diags_array(1 / np.where(length > 0, length, 1.0)) @ matrix)
 
 
 NOTHING_KNOWN = GeneSets({}, ())

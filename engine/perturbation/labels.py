@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ CONTEXT_COLUMNS = ("context", "cell_type", "celltype", "cell_line")
 CONTROL_LABELS = ("non-targeting", "control", "ctrl", "DMSO_TF", "DMSO", "NT")
 TOGETHER = "+"
 """Between the targets of one label: `A+B`, and GEARS' `A+ctrl` for A alone."""
+# A drug with its dose; not the gene clusters that end in @.
+_DOSED = re.compile(r"(.+)@(\d+\.?\d*(?:e[+-]?\d+)?)")
 ANY_CONTEXT = "all"
 """The context of cells of a screen without one."""
 
@@ -64,6 +67,11 @@ def context_column(where: str, columns: Sequence[str], asked: str | None) -> str
     return None if asked is None else _present(where, columns, asked, "--context")
 
 
+def dose_column(where: str, columns: Sequence[str], asked: str | None) -> str | None:
+    """The column of doses; None unless asked for. Raises InputError when there is no such column."""
+    return None if asked is None else _present(where, columns, asked, "--dose")
+
+
 def control_label(where: str, labels: Iterable[str], asked: str | None) -> str:
     """The label of unperturbed cells. Raises InputError when there are none or several may be meant."""
     known = sorted(set(labels))
@@ -85,21 +93,52 @@ def control_label(where: str, labels: Iterable[str], asked: str | None) -> str:
     return found[0]
 
 
+def parts(label: str, control: str) -> tuple[str, ...]:
+    """What a label does to a cell, sorted; nothing for the control. `A+ctrl` is A, `B+A` is A and B; a dose
+    stays: `B+drug@0.1`.
+    """
+    found = {part.strip() for part in label.split(TOGETHER)}
+    return tuple(sorted(found - {control, "", *CONTROL_LABELS})) if label != control else ()
+
+
 def targets(label: str, control: str) -> tuple[str, ...]:
-    """Genes that a label perturbs, sorted; none for the control. `A+ctrl` is A, `B+A` is A and B."""
-    parts = {part.strip() for part in label.split(TOGETHER)}
-    return tuple(sorted(parts - {control, "", *CONTROL_LABELS})) if label != control else ()
+    """Names of the genes and drugs of a label, without doses, sorted; none for the control."""
+    return tuple(sorted({_DOSED.sub(r"\1", part) for part in parts(label, control)}))
+
+
+def dose(label: str) -> float:
+    """Of the drug in a label, in the unit of the screen; 1 where none is said."""
+    found = [_DOSED.fullmatch(part.strip()) for part in label.split(TOGETHER)]
+    return next((float(match[2]) for match in found if match), 1.0)
+
+
+def with_doses(
+    where: str, labels: npt.NDArray[np.object_], doses: npt.NDArray[np.float64], control: str
+) -> npt.NDArray[np.object_]:
+    """Labels of cells with the dose that each was given, where there is one: `drug@0.1`.
+
+    Raises InputError for negative doses and for doses of several drugs at once.
+    """
+    given = ~np.isnan(doses) & (labels != control)
+    if (doses[given] < 0).any():
+        raise InputError(f"{where}: a dose of {doses[given].min():g}; doses are 0 or more.")
+    several = [label for label in labels[given] if TOGETHER in label]
+    if several:
+        raise InputError(f"{where}: {several[0]} has one dose for several perturbations; leave it empty.")
+    found = labels.copy()
+    found[given] = [f"{label}@{amount:g}" for label, amount in zip(labels[given], doses[given], strict=True)]
+    return found
 
 
 def canonical(labels: npt.NDArray[np.object_], control: str) -> npt.NDArray[np.object_]:
-    """Labels by their targets, so that `A+ctrl` of one file is `A` of another; the control stays itself."""
-    names = {label: TOGETHER.join(targets(label, control)) or control for label in np.unique(labels)}
+    """Labels by their parts, so that `A+ctrl` of one file is `A` of another; the control stays itself."""
+    names = {label: TOGETHER.join(parts(label, control)) or control for label in np.unique(labels)}
     return np.array([names[label] for label in labels], dtype=object)
 
 
-def written(targets_of: Sequence[str], contract: Contract) -> str:
-    """The label of some targets in a contract."""
-    return contract.single.format(targets_of[0]) if len(targets_of) == 1 else TOGETHER.join(targets_of)
+def written(parts_of: Sequence[str], contract: Contract) -> str:
+    """The label of some parts in a contract."""
+    return contract.single.format(parts_of[0]) if len(parts_of) == 1 else TOGETHER.join(parts_of)
 
 
 def gene_rows(named: Sequence[str], genes: Sequence[str]) -> dict[str, int]:

@@ -61,10 +61,10 @@ class PredictionFile:
         return self
 
     def add(
-        self, counts_or_logs_CG: sparse.csr_matrix, targets: tuple[str, ...], control: str, context: str
+        self, counts_or_logs_CG: sparse.csr_matrix, parts: tuple[str, ...], control: str, context: str
     ) -> None:
-        """Append cells on the contract's scale. No targets: control cells, under the contract's label."""
-        label = written(targets, self.contract) if targets else (self.contract.control or control)
+        """Append cells on the contract's scale. No parts: control cells, under the contract's label."""
+        label = written(parts, self.contract) if parts else (self.contract.control or control)
         matrix_CG = counts_or_logs_CG.astype(np.float32)
         matrix_CG.sort_indices()
         group = self._file["X"]

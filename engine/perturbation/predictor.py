@@ -3,6 +3,7 @@
 config.json, genes.json, model.safetensors    the first member (`engine.models.bimamba.load` opens it alone)
 member_01.safetensors, ...                    the weights of the others
 prior.safetensors, gene_sets.json             what the prior was fitted on, and what it knows of genes
+drugs.safetensors                             vectors of drugs, where it knows any
 perturbation.json                             control label, contexts, trained targets, what was held out
 
 Legend: Q perturbations asked for, G genes, M members.
@@ -22,13 +23,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.models import bimamba
+from engine.perturbation.drugs import NO_DRUGS, Drugs
 from engine.perturbation.gene_sets import GeneSets
+from engine.perturbation.labels import targets as targets_of
 from engine.perturbation.prior import ResponsePrior, Screened, Weights
 from engine.perturbation.rank_sum import Array
 from storage.checkpoints import local_copy
 from storage.errors import InputError
 
 FACTS, PRIOR, SETS = "perturbation.json", "prior.safetensors", "gene_sets.json"
+DRUGS = "drugs.safetensors"
 # Conditions of a forward pass when predicting.
 _AT_ONCE = 16
 
@@ -70,6 +74,7 @@ class Facts:
     perturbation_column: str
     context_column: str | None
     prior_weights: dict[str, float] = field(default_factory=dict)
+    dose_column: str | None = None
 
 
 @dataclass
@@ -79,6 +84,7 @@ class Predictor:
     models: list[bimamba.PerturbationModel]
     prior: ResponsePrior
     facts: Facts
+    drugs: Drugs = NO_DRUGS
 
     @classmethod
     def load(cls, path: str) -> Predictor:
@@ -95,7 +101,8 @@ class Predictor:
             other = copy.deepcopy(first)
             other.load_state_dict(load_file(directory / _member(number)))
             models.append(other.eval())
-        return cls(models, _read_prior(directory, first, facts), facts)
+        drugs = Drugs.load(directory / DRUGS) if (directory / DRUGS).is_file() else NO_DRUGS
+        return cls(models, _read_prior(directory, first, facts), facts, drugs)
 
     def save(self, directory: Path) -> None:
         """Write the directory; `load` opens it."""
@@ -113,6 +120,8 @@ class Predictor:
         labels = {"targets": list(map(list, screened.targets)), "contexts": list(screened.contexts)}
         save_file(written, directory / PRIOR, metadata={"perturbations": json.dumps(labels)})
         (directory / SETS).write_bytes(self.prior.sets.as_json())
+        if self.drugs.dim:
+            self.drugs.save(directory / DRUGS)
         (directory / FACTS).write_text(json.dumps(asdict(self.facts), indent=1))
 
     @property
@@ -125,30 +134,39 @@ class Predictor:
         little of.
         """
         model = self.models[0]
-        named = sorted({gene for genes in targets for gene in genes})
+        self.drugs.of(targets)
+        every = sorted({name for names in targets for name in names})
+        named = [name for name in every if name not in self.drugs]
         numbered = {*model.genes, *model.targets}
         unknown = [gene for gene in named if gene not in numbered and gene not in self.prior.sets]
         if unknown:
             raise InputError(
                 f"perturbed genes that the model knows nothing of: {', '.join(unknown[:8])}"
                 f"{', ...' if len(unknown) > 8 else ''}. They were neither measured nor perturbed in "
-                "training and are in no gene set; check the names, or train with --gene-sets that have them."
+                "training, are in no gene set and no drugs; check the names, or train with --gene-sets (or "
+                "give --drug-vectors) that have them."
             )
-        trained = {gene for label in self.facts.trained for gene in label.split("+")}
+        trained = {name for label in self.facts.trained for name in targets_of(label, self.facts.control)}
+        unseen = [name for name in every if name in self.drugs and name not in trained]
         bare = [gene for gene in named if gene not in trained and gene not in self.prior.sets]
         return [
             f"{gene}: never perturbed in training and in no gene set; what is predicted is little more than "
             "the mean effect"
             for gene in bare
-        ]
+        ] + [f"{name}: a drug not seen in training; it is known by its vector alone" for name in unseen]
 
     def predict(
-        self, control_G: Array, targets: Sequence[tuple[str, ...]], context: str | None = None
+        self,
+        control_G: Array,
+        targets: Sequence[tuple[str, ...]],
+        context: str | None = None,
+        doses: Sequence[float] | None = None,
     ) -> Effects:
         """Effects in one context. control_G: its mean log1p-normalised profile of control cells.
 
-        context: one that was trained on, where the model tells contexts apart. Raises InputError for unknown
-        targets (`require_known`) and contexts.
+        targets: genes, and at most one drug, of each perturbation. context: one that was trained on, where
+        the model tells contexts apart. doses: of each perturbation's drug; None: 1. The prior knows drugs by
+        name and no doses. Raises InputError for unknown targets (`require_known`) and contexts.
         """
         self.require_known(targets)
         place = context or "all"
@@ -163,7 +181,9 @@ class Predictor:
         prior_QG = prior.predict(targets, [place] * len(targets))
         start_QG = np.asarray(control_G) + prior_QG * float(self.facts.uses_prior)
         start_QG = np.maximum(start_QG, 0.0)
-        mean_MQG = np.stack([expected(model, start_QG, targets, context) for model in self.models])
+        mean_MQG = np.stack(
+            [expected(model, start_QG, targets, context, self.drugs, doses) for model in self.models]
+        )
         mean_MQG = start_QG + self.facts.strength * (mean_MQG - start_QG)
         mean_QG = np.maximum(mean_MQG.mean(axis=0), 0.0)
         variance_QG = mean_MQG.var(axis=0) + self.prior.error_G**2
@@ -171,38 +191,55 @@ class Predictor:
 
 
 def expected(
-    model: bimamba.PerturbationModel, start_QG: Array, targets: Sequence[tuple[str, ...]], context: str | None
+    model: bimamba.PerturbationModel,
+    start_QG: Array,
+    targets: Sequence[tuple[str, ...]],
+    context: str | None,
+    drugs: Drugs = NO_DRUGS,
+    doses: Sequence[float] | None = None,
 ) -> Array:
     """[Q, G] mean log1p-normalised profiles by one model, from the profiles it starts at."""
-    parts = []
-    with torch.inference_mode():
+    parts, device = [], model.order_G.device
+    # Not inference_mode: weights that ZeRO-3 gathers in it could not be trained any more.
+    with torch.no_grad():
         for first in range(0, len(targets), _AT_ONCE):
             asked = targets[first : first + _AT_ONCE]
-            conditions = conditions_of(model, asked, [context or "all"] * len(asked))
-            start_BG = torch.from_numpy(start_QG[first : first + _AT_ONCE]).float()
-            parts.append(model(start_BG, conditions).log_normalised().double().numpy())
+            given = None if doses is None else doses[first : first + _AT_ONCE]
+            conditions = conditions_of(model, asked, [context or "all"] * len(asked), drugs, given)
+            start_BG = torch.from_numpy(start_QG[first : first + _AT_ONCE]).float().to(device)
+            predicted_BG = model(start_BG, conditions.to(device)).log_normalised()
+            parts.append(predicted_BG.double().cpu().numpy())
     return np.concatenate(parts)
 
 
 def conditions_of(
-    model: bimamba.PerturbationModel, targets: Sequence[tuple[str, ...]], contexts: Sequence[str]
+    model: bimamba.PerturbationModel,
+    targets: Sequence[tuple[str, ...]],
+    contexts: Sequence[str],
+    drugs: Drugs = NO_DRUGS,
+    doses: Sequence[float] | None = None,
 ) -> bimamba.Conditions:
     """Conditions of a model by name. A gene without a number in the model is left to the prior.
 
+    doses: of the drug of each, where it has one; None: 1.
     Raises InputError for a context that the model was not trained on, where it tells contexts apart.
     """
     numbered = {gene: number for number, gene in enumerate((*model.genes, *model.targets))}
     rows = [[numbered[gene] for gene in genes if gene in numbered] for genes in targets]
+    drugs_BP = dose_B = None
+    if model.config.drug_dim:
+        drugs_BP = torch.from_numpy(drugs.of(targets)).float()
+        dose_B = torch.tensor(doses or [1.0] * len(targets)) * drugs_BP.any(1)
     names = model.config.contexts
     if not names:
-        return bimamba.Conditions.of(rows)
+        return bimamba.Conditions.of(rows, drugs_BP, dose_B)
     unknown = sorted(set(contexts) - set(names))
     if unknown:
         raise InputError(
             f"context {', '.join(unknown)}: the model was trained on {', '.join(names)}; to predict new "
             "contexts train with --split context, which tells them apart by their control cells alone."
         )
-    return bimamba.Conditions.of(rows, context_B=torch.tensor([names.index(one) for one in contexts]))
+    return bimamba.Conditions.of(rows, drugs_BP, dose_B, torch.tensor([names.index(one) for one in contexts]))
 
 
 def _member(number: int) -> str:

@@ -133,13 +133,18 @@ def open_store(
     perturbation: str,
     control: str | None = None,
     context: str | None = None,
+    dose: str | None = None,
     max_cells: int | None = None,
 ) -> Screen:
-    """The cells of a store, raw counts. Raises InputError when columns or control cells are missing."""
+    """The cells of a store, raw counts. dose: column of the dose of each cell's drug, empty for others.
+
+    Raises InputError when columns or control cells are missing.
+    """
     where = str(store.location)
     column = naming.perturbation_column(where, store.obs_columns, perturbation)
     context = naming.context_column(where, store.obs_columns, context)
-    obs = store.obs(list(dict.fromkeys([column, *([context] if context else [])])))
+    dose = naming.dose_column(where, store.obs_columns, dose)
+    obs = store.obs([name for name in dict.fromkeys([column, context, dose]) if name])
     return _labelled(
         where,
         store.genes,
@@ -150,6 +155,7 @@ def open_store(
         "counts",
         lambda cells: store.read_ranges(_runs(cells)).to_csr(),
         needs_controls=True,
+        dose=dose,
     )
 
 
@@ -163,6 +169,7 @@ def _labelled(
     scale: Scale,
     read: Callable[[npt.NDArray[np.int64]], sparse.csr_matrix],
     needs_controls: bool,
+    dose: str | None = None,
 ) -> Screen:
     if column == context:
         raise InputError(
@@ -184,9 +191,22 @@ def _labelled(
         if context is None
         else obs[context].astype(str).to_numpy(dtype=object)
     )
+    if dose is not None:
+        raw = naming.with_doses(where, raw, _doses(where, obs[dose]), control)
     perturbations = naming.canonical(raw, control)
     genes = _gene_names(where, var, {gene for label in there for gene in naming.targets(label, control)})
     return Screen(where, genes, perturbations, contexts, control, scale, read, control in there)
+
+
+def _doses(where: str, column: pd.Series) -> npt.NDArray[np.float64]:
+    """NaN where a cell has none. Raises InputError for what is no number."""
+    numbers = pd.to_numeric(column.astype(object).replace("", np.nan), errors="coerce")
+    strange = column[numbers.isna() & column.notna() & (column.astype(str) != "")]
+    if len(strange):
+        raise InputError(
+            f"{where}: obs/{column.name} holds {strange.iloc[0]!r}; doses are numbers of one unit."
+        )
+    return numbers.to_numpy(dtype=np.float64)
 
 
 def _gene_names(where: str, var: pd.DataFrame, targets: set[str]) -> list[str]:

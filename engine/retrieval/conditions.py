@@ -36,6 +36,8 @@ _TOKEN = re.compile(
           | (?P<sign>==|!=|<=|>=|[=<>(),]))""",
     re.VERBOSE,
 )
+# Deeper ones are nobody's question, and Python's own stack ends.
+_DEEPEST = 64
 _KEYWORDS = {"and", "or", "not", "in", "is", "missing", "true", "false"}
 _COMPARE: dict[str, Callable[..., pa.Array]] = {
     "=": pc.equal,
@@ -160,6 +162,7 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.depth = 0
         self.tokens = self._tokens()
         self.next = 0
 
@@ -184,6 +187,14 @@ class _Parser:
         return joined(tuple(parts)) if len(parts) > 1 else parts[0]
 
     def _term(self) -> Condition:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            self._refuse(f"at most {_DEEPEST} conditions inside each other, and here")
+        found = self._inner()
+        self.depth -= 1
+        return found
+
+    def _inner(self) -> Condition:
         if self._skip("not"):
             return Not(self._term())
         if self._skip("("):

@@ -293,9 +293,5 @@ def _scanned(
         score = np.where(mask, score, np.float32(-np.inf))
     kept = scan.best(score, k)
     smallest = score[kept].min(initial=np.inf)
-    rows = (
-        np.flatnonzero(score >= smallest - reach)
-        if np.isfinite(smallest)
-        else np.flatnonzero(score > -np.inf)
-    )
+    rows = np.flatnonzero(score >= smallest - reach if np.isfinite(smallest) else score > -np.inf)
     return rows, _scored(segment, query_D, rows, metric)

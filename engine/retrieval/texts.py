@@ -26,6 +26,7 @@ Float32 = npt.NDArray[np.float32]
 
 # Texts whose vectors are remembered: a session asks the same ones again. 512 numbers each.
 _REMEMBERED = 4_096
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Texts:
     def __init__(self, side: TextSide, path: str, model: str) -> None:
         """model: fingerprint of the joint model directory at `path`."""
         self.side, self.path, self.model = side, path, model
-        self._vectors: OrderedDict[str, Float32] = OrderedDict()
+        self._known: OrderedDict[str, tuple[Float32, bool]] = OrderedDict()
 
     @classmethod
     def open(cls, path: str, device: str = "cpu") -> Texts:
@@ -96,14 +97,24 @@ class Texts:
 
     def vectors(self, texts: Sequence[str]) -> Float32:
         """Unit vectors, float32 `[B, U]`."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        self._vectors |= zip(new, self.side.embed_texts(new).cpu().numpy(), strict=True)
-        for text in texts:
-            self._vectors.move_to_end(text)
-        rows = [self._vectors[text] for text in texts]
-        while len(self._vectors) > _REMEMBERED:
-            self._vectors.popitem(last=False)
+        rows = [vector_U for vector_U, _ in self._embedded(texts)]
         return np.stack(rows) if rows else np.empty((0, self.width), np.float32)
+
+    def _embedded(self, texts: Sequence[str]) -> list[tuple[Float32, bool]]:
+        """For each text its unit vector, and whether the tower read only its beginning."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        # Few at a time: the tower lays texts of one batch end to end, and their states are held together.
+        for start in range(0, len(new), _AT_ONCE):
+            some = new[start : start + _AT_ONCE]
+            tokens = self.side.text_tower.tokenise(some)
+            vectors_BU = self.side.embed(tokens).cpu().numpy()
+            self._known |= zip(some, zip(vectors_BU, tokens.truncated_B.tolist(), strict=True), strict=True)
+        for text in texts:
+            self._known.move_to_end(text)
+        found = [self._known[text] for text in texts]
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return found
 
     def question(self, text: str, template: str | None = None) -> Question:
         """The query `text` (see `questions`); each phrase in the template, if there is one (`joint.prompts`).
@@ -113,13 +124,12 @@ class Texts:
         terms = questions.parse(text)
         texts = tuple(in_template([term.phrase for term in terms], template))
         weights = np.array([term.weight for term in terms], np.float32)
-        vector = weights @ self.vectors(texts)
+        embedded = self._embedded(texts)
+        vector = weights @ np.stack([vector_U for vector_U, _ in embedded])
         if np.linalg.norm(vector) < 1e-6:
             raise InputError(f"query {text!r}: its terms cancel out; nothing is left to look for")
-        cut = self.side.text_tower.tokenise(texts).truncated_B
-        return Question(
-            text, terms, texts, vector, tuple(t for t, is_cut in zip(texts, cut, strict=True) if is_cut)
-        )
+        truncated = tuple(t for t, (_, is_cut) in zip(texts, embedded, strict=True) if is_cut)
+        return Question(text, terms, texts, vector, truncated)
 
 
 def in_template(phrases: Sequence[str], template: str | None) -> list[str]:

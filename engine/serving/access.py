@@ -1,4 +1,4 @@
-"""Who may ask, how often and how much: hashed API keys with scopes, a token bucket each, bounded bodies."""
+"""Who may ask and how often: hashed API keys with scopes, a token bucket each."""
 
 from __future__ import annotations
 
@@ -121,46 +121,6 @@ class Access:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-class BoundedBodies:
-    """ASGI middleware: a body beyond the limit is refused by its header or as soon as it is too long."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        declared = headers.get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > self.limit:
-            await self._refusal().response()(scope, receive, send)
-            return
-        seen, started = 0, False
-
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            # The application sees a caller that hung up, and gives up its work.
-            return message if seen <= self.limit else {"type": "http.disconnect"}
-
-        async def sending(message: Message) -> None:
-            nonlocal started
-            if seen <= self.limit or started:
-                started = True
-                await send(message)
-
-        try:
-            await self.app(scope, counted, sending)
-        finally:
-            if seen > self.limit and not started:
-                await self._refusal().response()(scope, receive, send)
-
-    def _refusal(self) -> Problem:
-        return Problem(413, "body_too_large", f"bodies of at most {self.limit:,} bytes are read")
 
 
 class Headers:

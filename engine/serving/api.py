@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.serving import problems
-from engine.serving.access import Access, BoundedBodies, Headers, read_keys
+from engine.serving.access import Access, Headers, read_keys
+from engine.serving.bounds import Bounded
 from engine.serving.doors import Doors
 from engine.serving.mcp_tools import Guarded, mcp_server
-from engine.serving.routes import cells, cellwhisperer, chat, features, health, perturb, retrieval
+from engine.serving.routes import (
+    annotate,
+    cells,
+    cellwhisperer,
+    chat,
+    dashboard,
+    features,
+    health,
+    perturb,
+    retrieval,
+)
 
 WEB = Path(__file__).parent / "web"
 
@@ -41,15 +54,16 @@ def create_api(doors: Doors) -> FastAPI:
         title="Syncytium", version="1", docs_url=None, redoc_url=None, lifespan=partial(_running, tools)
     )
     api.state.doors = doors
+    api.state.exporting = asyncio.Semaphore(1)
     keys = None if settings.api_keys is None else read_keys(settings.api_keys)
     api.state.access = Access(keys, settings.limits.requests_per_minute)
     problems.install(api)
-    for module in (retrieval, cells, features, perturb, chat, cellwhisperer, health):
+    for module in (retrieval, cells, annotate, features, dashboard, perturb, chat, cellwhisperer, health):
         api.include_router(module.router)
     if tools is not None:
         _mount(api, tools)
     _serve_page(api)
-    api.add_middleware(BoundedBodies, limit=settings.limits.body_bytes)
+    api.add_middleware(Bounded, limits=settings.limits)
     if settings.allow_origins:
         api.add_middleware(
             CORSMiddleware,
@@ -59,7 +73,7 @@ def create_api(doors: Doors) -> FastAPI:
             expose_headers=["X-Score-Low", "X-Score-High"],
         )
     api.add_middleware(Headers)
-    api.middleware("http")(_counted)
+    api.add_middleware(Counted)
     return api
 
 
@@ -82,14 +96,25 @@ async def _running(tools: Any, _: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-async def _counted(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-    began = time.perf_counter()
-    response = await answer(request)
-    # The template of the route, not its text: names of columns must not become names of metrics.
-    route = getattr(request.scope.get("route"), "path", "unknown")
-    REQUESTS.labels(route, str(response.status_code)).inc()
-    SECONDS.labels(route).observe(time.perf_counter() - began)
-    return response
+class Counted:
+    """ASGI middleware: every answer and its seconds, under the template of its route. (Not the path: names of
+    columns must not become names of metrics.)
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "unknown")
+                REQUESTS.labels(route, str(message["status"])).inc()
+                SECONDS.labels(route).observe(time.perf_counter() - began)
+            await send(message)
+
+        await self.app(scope, receive, sending if scope["type"] == "http" else send)
 
 
 def _serve_page(api: FastAPI) -> None:

@@ -15,8 +15,11 @@ from ray.serve.handle import DeploymentHandle
 from engine.serving.api import create_api
 from engine.serving.doors import Doors
 from engine.serving.placement import Elsewhere, Inside, RoomReplica
+from engine.serving.rooms.attributions import AttributionRoom
 from engine.serving.rooms.cells import CellRoom
+from engine.serving.rooms.chat import ChatRoom
 from engine.serving.rooms.counts import CountRoom
+from engine.serving.rooms.dashboard import DashboardRoom
 from engine.serving.rooms.features import FeatureRoom
 from engine.serving.rooms.perturbations import PerturbationRoom
 from engine.serving.rooms.phrases import PhraseRoom
@@ -55,11 +58,15 @@ class Door:
 def rooms_of(settings: Settings) -> dict[str, type]:
     """What these settings need loaded, by the names of `Doors`. Raises InputError when there is no index."""
     index = VectorIndex.open(settings.index, settings.index_version)
+    with_tower = settings.cells is not None and settings.cell_tower
     given = {
         "counts": (settings.cells, CountRoom),
+        "attributions": ((index.facts.get("joint") if with_tower else None), AttributionRoom),
         "phrases": (settings.phrases, PhraseRoom),
+        "chat": (settings.chat, ChatRoom),
         "perturbations": (settings.perturbation, PerturbationRoom),
         "features": (settings.features, FeatureRoom),
+        "dashboard": (settings.dashboard, DashboardRoom),
         "texts": (index.facts.get("joint"), TextRoom),
     }
     loaded = {name: room for name, (what, room) in given.items() if what is not None}
@@ -73,14 +80,18 @@ def build(settings: Settings) -> serve.Application:
     # The version is told to the cells' replicas alone: another one swaps in place, and nothing else restarts.
     version = {"index_version": settings.index_version}
     rooms, settings = rooms_of(settings), settings.model_copy(update={"index_version": None})
-    if settings.is_one_process:
-        return _deployment(Door, "Door", settings, user_config=version).bind(settings, {})
+    # A chat model has a process of its own: its steps are long, and it may have a device.
+    apart = {name: room for name, room in rooms.items() if name == "chat" or not settings.is_one_process}
     handles = {}
-    for name, room in rooms.items():
+    for name, room in apart.items():
         more: dict[str, Any] = {"user_config": version} if name == "cells" else {}
         if name == "selections":
             # One process, or a selection made at one would not be known at the other.
             more = {"num_replicas": 1, "autoscaling_config": None}
+        if name == "chat":
+            options = {"num_cpus": 1, "num_gpus": settings.chat_gpus}
+            # Its successor may have no other device to begin on.
+            more = {"ray_actor_options": options, "max_surge_percent": 0 if settings.chat_gpus else 100}
         handles[name] = _deployment(RoomReplica, room.__name__, settings, **more).bind(room, settings)
     return _deployment(Door, "Door", settings, user_config=version).bind(settings, handles)
 
@@ -90,7 +101,11 @@ def _deployment(room: type, name: str, settings: Settings, **more: Any) -> Any:
         "name": name,
         "max_ongoing_requests": settings.limits.ongoing,
         "max_queued_requests": settings.limits.queued,
+        # What Serve refuses by itself, before the door sees it, says when to come back, too.
+        "backpressure_config": {"status_code": 503, "retry_after_s": 1},
         "graceful_shutdown_timeout_s": _GRACEFUL_SECONDS,
+        # Deployed again, as by a driver that was killed and restarted: the old goes when the new is ready.
+        "max_surge_percent": 100,
         "ray_actor_options": {"num_cpus": 0.1},
         **_replicas(settings),
         **more,

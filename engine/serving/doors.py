@@ -21,7 +21,7 @@ CellId = Annotated[int, Field(ge=0, le=2**53)]
 
 
 # Rooms that say what they hold, the cells first.
-ROOMS = ("cells", "texts", "counts", "features", "phrases", "perturbations")
+ROOMS = ("cells", "texts", "counts", "features", "phrases", "perturbations", "chat")
 
 
 class CellChoice(BaseModel):
@@ -53,9 +53,12 @@ class Doors:
     selections: Any
     texts: Any = None
     counts: Any = None
+    attributions: Any = None
     features: Any = None
     phrases: Any = None
     perturbations: Any = None
+    chat: Any = None
+    dashboard: Any = None
 
     async def question(self, text: str, template: str | None = None) -> Question:
         """The vector of a query in words."""
@@ -79,13 +82,28 @@ class Doors:
         ids: Int64 = np.unique(np.concatenate(parts))
         if len(ids) > most and not choice.all:
             raise Problem(413, "too_many_cells", f"a selection of {len(ids):,} cells; at most {most:,}")
+        await self._require_known(ids)
+        return ids
+
+    async def selection(self, name: str) -> Int64:
+        """The cells of a selection that was made before. Raises Problem when it, or one of them, is gone."""
+        ids: Int64 = await self.selections.cells.remote(name)
+        await self._require_known(ids)
+        return ids
+
+    async def _require_known(self, ids: Int64) -> None:
         known = await self.cells.known.remote(ids)
         if not known.all():
             missing = ids[~known]
             raise Problem(
                 400, "unknown_cell", f"{len(missing)} cells are not in the index, the first {missing[0]}"
             )
-        return ids
+
+    async def scores_of(self, ids: Int64, question: Question) -> npt.NDArray[np.float32]:
+        """Scores of some cells for a question, in the order asked."""
+        everyone = await self.cells.ids.remote(None)
+        scores: npt.NDArray[np.float32] = await self.cells.all_scores.remote(question.vector, question.length)
+        return scores[np.searchsorted(everyone, ids)]
 
     async def rest(self, ids: Int64) -> Int64:
         """All cells but these."""

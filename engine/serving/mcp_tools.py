@@ -66,12 +66,10 @@ def mcp_server(doors: Doors) -> Any:
     async def score_text(text: str, where: str | None = None) -> dict[str, Any]:
         """How the cells (that pass a condition) score for a text: quantiles of the cosine."""
         question = await doors.question(text)
-        scores = await doors.cells.all_scores.remote(question.vector, question.length)
-        if where:
-            everyone = await doors.cells.ids.remote(None)
-            scores = scores[np.searchsorted(everyone, await cells(where))]
-        if not len(scores):
+        chosen = await cells(where) if where else await doors.cells.ids.remote(None)
+        if not len(chosen):
             raise Problem(400, "empty_selection", "no cell passes the condition")
+        scores = await doors.scores_of(chosen, question)
         values = np.quantile(scores, _QUANTILES)
         quantiles = {f"q{share}": float(value) for share, value in zip(_QUANTILES, values, strict=True)}
         return {"n_cells": len(scores), **quantiles}

@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import aclosing
+from typing import Any, NamedTuple
 
+from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
+from engine.models.errors import ModelError
+from engine.serving.problems import Problem
 from engine.serving.settings import Settings
+from storage.errors import InputError
+
+# Pauses before a lost replica's question is asked again: until its death is known, it may be chosen again.
+_AGAIN_SECONDS = (0.05, 0.5, 2.0)
 
 
 class Inside:
@@ -32,7 +41,26 @@ class Inside:
                 return await method(*arguments)
             return await asyncio.get_running_loop().run_in_executor(self._thread, method, *arguments)
 
-        return _Method(remote)
+        async def stream(*arguments: Any) -> AsyncGenerator[Any, None]:
+            loop = asyncio.get_running_loop()
+            parts = method(*arguments)
+            try:
+                # A part at a time, so that several streams and other calls take turns in the thread.
+                while (part := await loop.run_in_executor(self._thread, next, parts, None)) is not None:
+                    yield part
+            finally:
+                # Behind the part that is being made now, if one is.
+                self._thread.submit(parts.close)
+
+        return _Method(remote, stream)
+
+
+class Refused(NamedTuple):
+    """What a room raised for its caller. It travels as an answer: what a replica raises is logged by Serve,
+    message and all, and messages hold questions.
+    """
+
+    error: Exception
 
 
 class Elsewhere:
@@ -43,14 +71,47 @@ class Elsewhere:
 
     def __getattr__(self, name: str) -> _Method:
         async def remote(*arguments: Any) -> Any:
-            return await self._handle.call.remote(name, *arguments)
+            answer = await self._asked(name, *arguments)
+            if isinstance(answer, Refused):
+                raise answer.error
+            return answer
 
-        return _Method(remote)
+        async def stream(*arguments: Any) -> AsyncGenerator[Any, None]:
+            response = self._handle.options(stream=True).flow.remote(name, *arguments)
+            try:
+                async for part in response:
+                    if isinstance(part, Refused):
+                        raise part.error
+                    yield part
+            except RayActorError as error:
+                # Half of it is said: it cannot be asked again.
+                detail = "the replica that made this was lost; ask again"
+                raise Problem(503, "replica_lost", detail, {"Retry-After": "1"}) from error
+            finally:
+                response.cancel()
+
+        return _Method(remote, stream)
+
+    async def _asked(self, name: str, *arguments: Any) -> Any:
+        """Asks again when the replica is lost: rooms answer questions, so twice does no harm."""
+        for seconds in _AGAIN_SECONDS:
+            try:
+                return await self._handle.call.remote(name, *arguments)
+            except RayActorError:
+                await asyncio.sleep(seconds)
+        try:
+            return await self._handle.call.remote(name, *arguments)
+        except RayActorError as error:
+            detail = "the replicas that were asked were lost, one after the other; ask again"
+            raise Problem(503, "replica_lost", detail, {"Retry-After": "1"}) from error
 
 
 class _Method:
-    def __init__(self, remote: Any) -> None:
-        self.remote = remote
+    """remote: the call's result, to be awaited. stream: what a generator method makes, part by part; closing
+    it closes the generator."""
+
+    def __init__(self, remote: Any, stream: Any) -> None:
+        self.remote, self.stream = remote, stream
 
 
 class RoomReplica:
@@ -60,11 +121,23 @@ class RoomReplica:
         self._inside = Inside(room(settings))
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        return await getattr(self._inside, method).remote(*arguments)
+        try:
+            return await getattr(self._inside, method).remote(*arguments)
+        except (Problem, InputError, ModelError) as error:
+            return Refused(error)
+
+    async def flow(self, method: str, *arguments: Any) -> AsyncGenerator[Any, None]:
+        """As `call`, of a method that is a generator."""
+        async with aclosing(getattr(self._inside, method).stream(*arguments)) as parts:
+            try:
+                async for part in parts:
+                    yield part
+            except (Problem, InputError, ModelError) as error:
+                yield Refused(error)
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         if hasattr(self._inside.room, "reconfigure"):
-            await self.call("reconfigure", config)
+            await self._inside.reconfigure.remote(config)
 
     def check_health(self) -> None:
         if hasattr(self._inside.room, "check_health"):

@@ -31,7 +31,8 @@ CELL_TOKEN = 1
 class ModelFacts:
     """An encoder without its weights. ranks: most tokens of a cell it can encode, None for any number.
     tensor_parallel: numbers of devices that can share it. joint: the configuration of the joint model whose
-    cell tower it is, if it is one's; the fingerprint is that of the whole joint model then.
+    cell tower it is, if it is one's; the fingerprint is that of the whole joint model then. drug_token:
+    whether its cells have one.
     """
 
     path: str
@@ -46,15 +47,16 @@ class ModelFacts:
     default_pool: str
     tensor_parallel: tuple[int, ...] = (1,)
     joint: JointConfig | None = None
+    drug_token: bool = False
 
     @classmethod
-    def read(cls, path: str) -> ModelFacts:
+    def read(cls, path: str, *, drug_token: bool = False) -> ModelFacts:
         """Of a model directory, local or remote. Raises InputError or ModelError when it is none.
 
         Weights are hashed for the fingerprint as they lie in their file, and never loaded.
         """
         local = local_copy(path)
-        encoder = models.load(local, weights=False)
+        encoder = models.load(local, weights=False, drug_token=drug_token)
         return cls(
             path=path,
             fingerprint=fingerprint(local),
@@ -69,6 +71,7 @@ class ModelFacts:
             default_pool=encoder.default_pool,
             tensor_parallel=models.tensor_parallel_sizes(encoder),
             joint=load_config(local) if is_joint(local) else None,
+            drug_token=drug_token,
         )
 
     @property
@@ -122,12 +125,14 @@ class Inputs:
     match: GeneMatch
 
     @classmethod
-    def open(cls, cells: str, model: str, max_cells: int | None = None) -> Inputs:
+    def open(
+        cls, cells: str, model: str, max_cells: int | None = None, *, drug_token: bool = False
+    ) -> Inputs:
         """Raises InputError, with the match report, when the model knows no gene of the store."""
         store = CellStore.open(cells)
         if store.n_cells == 0:
             raise InputError(f"{cells}: the cell store holds no cells.")
-        facts = ModelFacts.read(model)
+        facts = ModelFacts.read(model, drug_token=drug_token)
         match = facts.tokeniser.match(list(store.genes.index))
         if match.n_matched == 0:
             raise InputError(

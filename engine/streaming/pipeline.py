@@ -50,7 +50,13 @@ def stream(
     of_device = {"CPU": pool.cpus_per_device} | ({"GPU": 1.0} if capacity.has_gpus else {})
     device = "cuda" if capacity.has_gpus else "cpu"
     spec = EncoderSpec(
-        inputs.model.path, recipe.precision, recipe.batch_tokens, workers.threads, device, n_devices
+        inputs.model.path,
+        recipe.precision,
+        recipe.batch_tokens,
+        workers.threads,
+        device,
+        n_devices,
+        inputs.model.drug_token,
     )
     groups = PlacementGroups(n_devices, of_device) if n_devices > 1 else None
     fused = device == "cpu" if workers.fused is None else workers.fused
@@ -74,7 +80,9 @@ def stream(
             num_cpus=of_device["CPU"],
             num_gpus=of_device.get("GPU"),
             max_restarts=RETRIES,
-            max_task_retries=RETRIES,
+            # Bound by the restarts, which a poison member uses up. While the head is away too, each look at a
+            # lost encoder counts as a try, and there are several a second.
+            max_task_retries=-1,
             **BY_MEMBER,
         )
         try:

@@ -43,7 +43,7 @@ class EncoderSpec:
 
     precision: "fp32" or "bf16", what the encoder computes in. batch_tokens: budget of a packed batch.
     threads: of the actor's matrix products; fixed for the run, since a sum's last bits may depend on it.
-    tensor_parallel: devices (on a CPU: processes) that share the encoder.
+    tensor_parallel: devices (on a CPU: processes) that share the encoder. drug_token: as for `models.load`.
     """
 
     model: str
@@ -52,6 +52,7 @@ class EncoderSpec:
     threads: int
     device: str
     tensor_parallel: int = 1
+    drug_token: bool = False
 
 
 class PlacementGroups:
@@ -188,7 +189,9 @@ def _follow_one(encoder: Encoder) -> None:
 
 
 def _load(spec: EncoderSpec, shard: TensorShard | None) -> Encoder:
-    encoder = models.load(local_copy(spec.model), precision=spec.precision, shard=shard)
+    encoder = models.load(
+        local_copy(spec.model), precision=spec.precision, shard=shard, drug_token=spec.drug_token
+    )
     return encoder.to(spec.device).eval()
 
 

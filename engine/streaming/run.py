@@ -143,7 +143,7 @@ def _stream_all(
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     spent = Spent()
     with ray_session.connect(workers.address), _named_failures(dataset):
-        board = _board_beside_the_driver()
+        board = ray_session.beside_the_driver(ActivityBoard)
         with _progress(dataset, lambda: ray.get(board.read.remote()), report or _say_nothing):
             for courteous in (True, False):
                 members = [Member.of(member) for member in pending]
@@ -163,15 +163,6 @@ def _stream_all(
                     break
         activity: Activity = ray.get(board.read.remote())
     return spent, activity.busy_share
-
-
-def _board_beside_the_driver() -> Any:
-    """On any other machine it could vanish while the work goes on, and take the run's progress with it."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(ActivityBoard).remote()
 
 
 def _say_nothing(done: int, total: int, unit: str, beside: str) -> None:

@@ -1,8 +1,9 @@
 """Checkpoints of a training run: committed like every dataset of ours, loadable on any number of workers.
 
 A checkpoint is a directory `checkpoints/step_00000010` with one safetensors file a worker, which holds pieces
-of weights, moments and buffers (`engine.training.fragments`), and, written last by rank 0 after every
-worker's file is durable, `committed.json` with the shapes of the whole tensors and the size of each file.
+of the weights that learn, their moments and buffers (`engine.training.fragments`), and, written last by rank
+0 after every worker's file is durable, `committed.json` with the shapes of the whole tensors, the size of
+each file and the hash of the weights that do not learn, which are read from where they came from.
 Readers trust nothing without that record. So a run may go on with other numbers of workers, ZeRO stages and
 feature groups, and a model can be exported from a checkpoint without any of them. Ray Train's own bookkeeping
 is not relied on: it rewrites one snapshot file in place, which a driver killed at the wrong moment leaves
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from engine.training.fragments import (
     BUFFER,
     WEIGHT,
+    learning,
     optimiser_fragments,
     places,
     start_optimiser,
@@ -47,9 +49,11 @@ class Committed:
     """Steps that the optimiser counts."""
     files: dict[str, int]
     shapes: dict[str, list[int]]
-    """Of the whole model's weights and buffers."""
+    """Of the whole model's buffers, and of its weights that learn."""
     names: dict[str, str]
-    """Of everything in the model's state dict: the name it is stored under."""
+    """Of these as they are in the model's state dict: the name they are stored under."""
+    frozen: str
+    """Hash of the weights that do not learn; see `hash_of_frozen`."""
 
     @property
     def name(self) -> str:
@@ -90,14 +94,14 @@ class Checkpoints:
         raise DamagedDataset(f"{self._location}: the checkpoint after {step} steps is missing.")
 
     def save(
-        self, engine: Any, worker: Worker, groups: Groups, step: int, best: int | None = None
+        self, engine: Any, worker: Worker, groups: Groups, step: int, frozen: str, best: int | None = None
     ) -> Committed:
         """Commit the engine's state after `step` steps; keep the newest `keep` checkpoints. Collective.
 
-        best: step of a checkpoint to keep beside them.
+        frozen: hash of its weights that do not learn. best: step of a checkpoint to keep beside them.
         """
         shapes = {name: list(place.shape) for name, place in places(engine.module).items()}
-        committed = Committed(step, updates(engine), {}, shapes, state_names(engine.module))
+        committed = Committed(step, updates(engine), {}, shapes, state_names(engine.module), frozen)
         file = f"worker_{worker.rank:05d}.safetensors"
         pieces = {
             key_of(fragment): fragment.values.to("cpu", copy=True)
@@ -118,11 +122,20 @@ class Checkpoints:
         dist.barrier()
         return committed
 
-    def load(self, engine: Any, committed: Committed) -> None:
-        """Put a checkpoint into a fresh engine; every worker reads what it holds. Collective."""
+    def load(self, engine: Any, committed: Committed, frozen: str) -> None:
+        """Put a checkpoint into a fresh engine; every worker reads what it holds. Collective.
+
+        frozen: hash of the engine's weights that do not learn, which stay as they are. Raises InputError when
+        they are not those of the checkpoint.
+        """
+        if frozen != committed.frozen:
+            raise InputError(
+                f"{self._location}/{committed.name}: the weights that do not learn are not those this run "
+                "began with. Restore the models they are read from, or give --overwrite to train anew."
+            )
         stored = self.stored(committed)
         where = places(engine.module)
-        for name, weight in engine.module.named_parameters():
+        for name, weight in learning(engine.module):
             with whole_weight(weight) as whole, torch.no_grad():
                 start = where[name].start
                 values = stored.read(WEIGHT, name, start, start + whole.numel())

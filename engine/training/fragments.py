@@ -3,6 +3,9 @@
 A tensor of the whole model is numbered element by element, row after row. Every worker holds ranges of those
 numbers: the features of its shard are rows and so a range, and what ZeRO leaves it of that is a smaller one.
 Ranges written by any number of workers can be read by any other number, each its own.
+
+Weights that do not learn are no part of it: they are what `Recipe.build` makes of the models that the run's
+lineage names, and a checkpoint keeps their hash alone.
 """
 
 import math
@@ -10,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+import xxhash
 from torch import nn
 
 from engine.training.feed import per_feature
@@ -39,9 +43,9 @@ class Place(NamedTuple):
 
 
 def places(module: nn.Module) -> dict[str, Place]:
-    """Where each weight and buffer of this worker lies."""
+    """Where each buffer of this worker lies, and each weight that learns."""
     cut, found = per_feature(module), {}
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+    for name, tensor in [*learning(module), *module.named_buffers()]:
         shape = tuple(getattr(tensor, "ds_shape", tensor.shape))  # ZeRO-3 keeps the weight itself empty
         shard = cut.get(name)
         if shard is None:
@@ -51,13 +55,29 @@ def places(module: nn.Module) -> dict[str, Place]:
     return found
 
 
+def learning(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weights that learn; those that have several names under the first."""
+    return ((name, weight) for name, weight in module.named_parameters() if weight.requires_grad)
+
+
+def hash_of_frozen(module: nn.Module) -> str:
+    """Of the weights that do not learn and that every worker has whole; of a module not sharded yet."""
+    cut, found = per_feature(module), xxhash.xxh3_128()
+    for name, weight in module.named_parameters():
+        if not weight.requires_grad and name not in cut:
+            found.update(f"{name} {weight.dtype} {weight.numel()}".encode())
+            found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def state_names(module: nn.Module) -> dict[str, str]:
     """Name in the state dict -> name in `places`; weights that have several names are kept under the first.
 
     Leaves out buffers that are not part of the state.
     """
-    first = {id(weight): name for name, weight in module.named_parameters()}
-    found = {name: first[id(weight)] for name, weight in module.named_parameters(remove_duplicate=False)}
+    first = {id(weight): name for name, weight in learning(module)}
+    named = module.named_parameters(remove_duplicate=False)
+    found = {name: first[id(weight)] for name, weight in named if id(weight) in first}
     saved = set(module.state_dict())
     return found | {name: name for name, _ in module.named_buffers() if name in saved}
 
@@ -68,9 +88,7 @@ def optimiser_fragments(engine: Any) -> Iterator[Fragment]:
     With ZeRO that is this worker's part, without it is the same on all workers of a data-parallel group.
     """
     where = places(engine.module)
-    for name, weight in engine.module.named_parameters():
-        if not weight.requires_grad:
-            continue
+    for name, weight in learning(engine.module):
         start = where[name].start
         stepped = _stepped(engine, weight)
         if stepped is None:
@@ -96,16 +114,11 @@ def written_fragments(engine: Any, groups: Groups) -> Iterator[Fragment]:
     held = list(optimiser_fragments(engine))
     if not engine.zero_optimization():
         held = [own_share(fragment, rank, world) for fragment in held]
-    frozen = [
-        Fragment(WEIGHT, name, where[name].start, weight.detach().reshape(-1))
-        for name, weight in engine.module.named_parameters()
-        if not weight.requires_grad
-    ]
     buffers = [
         Fragment(BUFFER, name, where[name].start, buffer.detach().reshape(-1))
         for name, buffer in engine.module.named_buffers()
     ]
-    held += [own_share(fragment, rank, world) for fragment in frozen + buffers]
+    held += [own_share(fragment, rank, world) for fragment in buffers]
     for fragment in held:
         if len(fragment.values) and (fragment.name in cut or shard.rank == 0):
             yield fragment

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from engine.training import feed
 from engine.training import output as outputs
 from engine.training.checkpoint import Checkpoints, Committed
+from engine.training.fragments import hash_of_frozen
 from engine.training.judging import Judge
 from engine.training.metrics import MetricsTable
 from engine.training.options import TrainingOptions
@@ -54,7 +55,9 @@ class Run:
         )
         self.checkpoints = Checkpoints(output, options.keep)
         newest = worker.agree(self.checkpoints.newest() if worker.leads else None)
-        self.engine = _engine(recipe, options, self.share, worker, self.groups, self.checkpoints, newest)
+        self.engine, self.frozen = _engine(
+            recipe, options, self.share, worker, self.groups, self.checkpoints, newest
+        )
         self.next_step = newest.step if newest else 0
         self.table = MetricsTable(output, self.next_step) if worker.leads else None
         self.judge = Judge.of(recipe, output, self.next_step, worker)
@@ -89,7 +92,9 @@ class Run:
         if self.table is not None:
             self.table.write()
         best = self.judge.best_step if self.judge else None
-        committed = self.checkpoints.save(self.engine, self.worker, self.groups, self.next_step, best)
+        committed = self.checkpoints.save(
+            self.engine, self.worker, self.groups, self.next_step, self.frozen, best
+        )
         return {"step": self.next_step, "loss": float(values["loss"])}, committed
 
     def finish(self) -> None:
@@ -134,16 +139,19 @@ def _engine(
     groups: Groups,
     checkpoints: Checkpoints,
     newest: Committed | None,
-) -> Any:
-    """The sharded module: from the checkpoint, or built and prepared for step 0."""
+) -> tuple[Any, str]:
+    """The sharded module: from the checkpoint, or built and prepared for step 0. Also the hash of its weights
+    that do not learn, which are as they were built.
+    """
     seed_everything(options.seed)
     module = recipe.build(options.seed, groups.shard).train()
     if newest is None:
         feed.prepare(recipe, module, share, worker, groups.shard)
-        return shard(module, options, share, groups)
+    frozen = hash_of_frozen(module)
     engine = shard(module, options, share, groups)
-    checkpoints.load(engine, newest)
-    return engine
+    if newest is not None:
+        checkpoints.load(engine, newest, frozen)
+    return engine, frozen
 
 
 def _step(

@@ -80,6 +80,7 @@ class Recipe(Protocol):
         """The training module, in float32 on the CPU, the same on every worker; `forward(batch) -> Loss`.
 
         State that is not trained (counters, statistics) lives in its buffers: they are part of a checkpoint.
+        Weights that require no gradient are none: a run that goes on has those that are built here.
         `shard`: the features of this worker, whose numbers are those they have in the whole model. Modules
         that hold some rows only of tensors say so: `feature_shard`, and `per_feature`, the names of their own
         weights and buffers that are cut along the first axis.
@@ -103,7 +104,8 @@ class Recipe(Protocol):
         """Tokens of one micro-batch, for the throughput."""
 
     def export(self, state: Mapping[str, torch.Tensor], directory: Path, options: TrainingOptions) -> None:
-        """Write the model directory from the whole float32 state of the training module (CPU tensors).
+        """Write the model directory from the whole float32 state of the training module (CPU tensors), less
+        its weights that do not learn: `stored_state.fill_learnt` puts it into a module built anew.
 
         `options`: of the run whose end it is. For one process, which may read further examples.
         """

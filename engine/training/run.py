@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from engine import ray_session
 from engine.models.errors import ModelError
 from engine.training import output as outputs
@@ -110,8 +112,13 @@ def room_for(actors: int | None, options: TrainingOptions) -> Room:
 
 
 def train_here(work: Work, options: TrainingOptions, progress: Progress) -> None:
-    """Do it in this process."""
-    work(join_workers(0, 1, options.cpus_per_worker), progress, _ignore, None)
+    """Do it in this process, and leave torch as it was: DeepSpeed's ZeRO-3 puts a linear layer of its own in
+    the place of torch's and lets it stay, where other models of this process would find it."""
+    linear = torch.nn.functional.linear
+    try:
+        work(join_workers(0, 1, options.cpus_per_worker), progress, _ignore, None)
+    finally:
+        torch.nn.functional.linear = linear
 
 
 def train_on_ray(
@@ -124,7 +131,7 @@ def train_on_ray(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     use_gpu = room.worker_gpus > 0
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board = ray_session.beside_the_driver(Board)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from engine.training.fragments import BUFFER, WEIGHT, Fragment
 from storage.errors import DamagedDataset
@@ -38,6 +39,19 @@ def rows(state: Mapping[str, torch.Tensor], name: str, start: int, stop: int) ->
     return state.rows(name, start, stop) if isinstance(state, StoredState) else state[name][start:stop]
 
 
+def fill_learnt(module: nn.Module, state: Mapping[str, torch.Tensor], without: tuple[str, ...] = ()) -> None:
+    """Put the state of a checkpoint into a module built anew; weights that do not learn stay as they are.
+
+    without: beginnings of names of what was not in training at all. Raises ValueError when they do not fit.
+    """
+    missing, unexpected = module.load_state_dict(dict(state), strict=False)
+    named = module.named_parameters(remove_duplicate=False)
+    frozen = {name for name, weight in named if not weight.requires_grad}
+    strange = [name for name in missing if name not in frozen and not name.startswith(without)] + unexpected
+    if strange:
+        raise ValueError(f"the checkpoint does not fit the model: {', '.join(strange[:3])}")
+
+
 class Part(NamedTuple):
     """Elements start .. stop of a tensor, from byte `at` of a file."""
 
@@ -49,7 +63,7 @@ class Part(NamedTuple):
 
 
 class StoredState(Mapping[str, torch.Tensor]):
-    """The model's whole state dict, each tensor of which is read when it is asked for.
+    """The model's state dict less its weights that do not learn; a tensor is read when it is asked for.
 
     Also rows of them (`rows`) and the optimiser's moments (`read`). Raises DamagedDataset when a piece lacks.
     """

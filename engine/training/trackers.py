@@ -1,4 +1,5 @@
-"""Where a training curve is shown while it grows: TensorBoard, and MLflow and Weights & Biases where set up.
+"""Where a training curve is shown while it grows: TensorBoard, Prometheus in workers of Ray, and MLflow and
+Weights & Biases where set up.
 
 MLflow is set up by MLFLOW_TRACKING_URI (and MLFLOW_EXPERIMENT_NAME), Weights & Biases by WANDB_API_KEY or
 WANDB_MODE (and WANDB_PROJECT, WANDB_ENTITY), in the environment of the training workers. A resumed run goes
@@ -17,6 +18,7 @@ from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
+from engine.training.node_metrics import NodeMetrics
 from storage.locations import Location
 
 EVENTS = "tensorboard"
@@ -69,6 +71,8 @@ def trackers_of(output: Location, start_step: int) -> list[Telling]:
     found: list[Tracker] = []
     if output.local is not None:  # event files are appended to, which object stores cannot
         found.append(TensorBoard(output, start_step))
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():  # a worker; not a run without Ray
+        found.append(NodeMetrics(output))
     if os.environ.get("MLFLOW_TRACKING_URI") and _installed("mlflow", "MLFLOW_TRACKING_URI"):
         found.append(MLflow(output))
     variable = next((name for name in ("WANDB_API_KEY", "WANDB_MODE") if os.environ.get(name)), None)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.anatomy import run_record
+from jobs.anatomy.log_lines import job_id, log_lines, say
 from jobs.anatomy.options import JobOptions, OptionsType, parse
 from jobs.anatomy.run_record import Outcome
 from storage.errors import InputError
@@ -47,16 +48,28 @@ def launch(
     """Parse, run, record; maps refusals to exit code 2 and failures to 1."""
     try:
         options = parse(name, options_type, sys.argv[1:] if argv is None else argv)
+    except InputError as error:
+        say(f"syncytium {name}: {error}", "error")
+        return BAD_INPUT
+    with log_lines(options.log, job=name, job_id=job_id(), dataset=options.output):
+        return _launched(name, options, run)
+
+
+def _launched(name: str, options: OptionsType, run: Callable[[OptionsType], Outcome]) -> int:
+    try:
         record = execute(name, options, run)
     except KeyboardInterrupt:
-        print(f"syncytium {name}: interrupted; run the same command again to resume.", file=sys.stderr)
+        say(f"syncytium {name}: interrupted; run the same command again to resume.", "error")
         return FAILED
     except _refusals() as error:
-        print(f"syncytium {name}: {error}", file=sys.stderr)
+        say(f"syncytium {name}: {error}", "error")
         return BAD_INPUT
     except Exception as error:  # noqa: BLE001 - the outermost frame of the process: reported, exit code 1
-        traceback.print_exc()
-        print(f"syncytium {name} failed: {error}\nRun the same command again to resume.", file=sys.stderr)
+        said = f"syncytium {name} failed: {error}\nRun the same command again to resume."
+        if options.log == "json":
+            say(said, "error", traceback=traceback.format_exc())
+        else:
+            say(traceback.format_exc() + said)
         return FAILED
     exit_code: int = record.pop("exit_code", DONE)
     _say(name, options, record)
@@ -65,9 +78,10 @@ def launch(
 
 def _say(name: str, options: JobOptions, record: dict[str, Any]) -> None:
     if not record["did_work"]:
-        print(f"{name}: {options.output} is already complete; nothing to do.", file=sys.stderr)
+        say(f"{name}: {options.output} is already complete; nothing to do.")
     elif options.output:
         counts = ", ".join(f"{count:,} {what}" for what, count in record["counts_out"].items())
-        print(f"{name}: wrote {options.output} ({counts}) in {record['wall_seconds']:.1f} s", file=sys.stderr)
+        seconds = record["wall_seconds"]
+        say(f"{name}: wrote {options.output} ({counts}) in {seconds:.1f} s", **record["counts_out"])
     if options.json:
         print(json.dumps(record, default=str), flush=True)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -30,6 +30,8 @@ class JobOptions:
     """Remove what is at --output and start anew. Default: resume it."""
     json: bool = False
     """Print the run.json summary as the last line of stdout."""
+    log: Literal["text", "json"] = "text"
+    """What goes to stderr. json: an object a line, with job id, dataset, step or count so far."""
 
     def __post_init__(self) -> None:
         if self.max_cells is not None and self.max_cells < 1:

@@ -2,6 +2,9 @@
 
 import sys
 import time
+from typing import Any
+
+from jobs.anatomy.log_lines import say
 
 
 class ProgressLine:
@@ -32,6 +35,7 @@ class ProgressLine:
         line += (f", {beside}" if beside else "") + left
         if sys.stderr.isatty():
             sys.stderr.write("\r\x1b[2K" + line + ("\n" if done >= total else ""))
+            sys.stderr.flush()
         else:
-            sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+            step: dict[str, Any] = {"step": done} if unit == "steps" else {}
+            say(line, **step, done=done, total=total, unit=unit, per_second=round(rate, 3))

@@ -1,6 +1,7 @@
-"""What the jobs that stream cells through an encoder (`embed`, `cache`) have in common."""
+"""What the jobs that stream cells through an encoder have in common."""
 
 import sys
+from typing import TYPE_CHECKING, Protocol
 
 from engine.models import Precision
 from engine.streaming.inputs import Inputs
@@ -8,6 +9,47 @@ from engine.streaming.recipe import Recipe, Workers
 from engine.streaming.run import Encoding
 from jobs.anatomy.run_record import Outcome
 from storage.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.interpret.inputs import EncodedInputs
+
+
+class SubjectFlags(Protocol):
+    """Flags of the jobs that look into an encoder through an autoencoder (`steer`, `attribute`)."""
+
+    cells: str
+    model: str
+    sae: str
+    hook: str | None
+    label: str | None
+    max_cells: int | None
+    max_tokens: int | None
+    precision: Precision
+    batch_tokens: int
+    seed: int
+
+
+def subject_of(options: SubjectFlags) -> "tuple[EncodedInputs, Recipe]":
+    """What is looked into, and how its cells are encoded. Raises InputError when they do not go together."""
+    from engine.interpret.inputs import EncodedInputs
+
+    inputs = EncodedInputs.open(
+        options.sae,
+        options.cells,
+        options.model,
+        hook=options.hook,
+        label=options.label,
+        max_cells=options.max_cells,
+    )
+    recipe = recipe_of(
+        inputs.stream,
+        max_tokens=options.max_tokens,
+        precision=options.precision,
+        seed=options.seed,
+        batch_tokens=options.batch_tokens,
+        tensor_parallel=1,
+    )
+    return inputs, recipe
 
 
 def workers_of(address: str | None, actors: int | None, threads: int) -> Workers:

@@ -80,7 +80,7 @@ def batches(cache: ActivationCache, n_tokens: int) -> None:
     stream = cache.batches(HOOK, BATCH, seed=0, shards_in_buffer=2, decoded=False)
     for tokens in islice(stream, n_tokens // BATCH):
         seen += len(tokens.acts)
-    stream.close()
+    stream.close()  # type: ignore[attr-defined]
     if seen != n_tokens // BATCH * BATCH:
         raise RuntimeError(f"{seen} tokens of {n_tokens}")
 

@@ -95,7 +95,7 @@ def with_scipy(lists: list[set[str]], terms: dict[str, set[str]]) -> np.ndarray:
 def with_gseapy(
     lists: list[set[str]], terms: dict[str, set[str]], background: list[str]
 ) -> list[pd.DataFrame]:
-    import gseapy
+    import gseapy  # type: ignore[import-untyped]
 
     sets = {name: sorted(members) for name, members in terms.items()}
     return [
@@ -131,16 +131,7 @@ def calibration(n_lists: int, n_terms: int) -> list[Figure]:
     within = float((one.simes_F <= ALPHA).mean())
     about = "BH after leaving out tests with fewer than two shared genes, share of lists"
     return [
-        Figure(
-            name=name,
-            value=share,
-            unit="of lists",
-            target=ALPHA,
-            better="lower",
-            ours=share,
-            theirs=prefiltered / n_lists,
-            theirs_is=about,
-        )
+        Figure.cost(name, share, prefiltered / n_lists, "of lists", about, ALPHA)
         for name, share in (
             ("random lists with a significant term, all lists one family", any_term),
             ("random lists with a significant term, each list its own family", within),

@@ -52,7 +52,7 @@ def synthetic_codes(n_cells: int) -> Codes:
     # A gene draws its features from 512 of its own, so pairs recur as they do in real data.
     step_TK = np.cumsum(rng.integers(1, 8, (len(gene_T), ACTIVE)), axis=1)
     feature_TK = np.sort((gene_T[:, None] * 37 + step_TK) % FEATURES, axis=1).astype(np.int32)
-    value_TK = (rng.gamma(1.0, 1.0, feature_TK.shape) + 1e-3).astype(np.float32)
+    value_TK = np.float32(rng.gamma(1.0, 1.0, feature_TK.shape) + 1e-3)
     cell_T = np.repeat(np.arange(n_cells), TOKENS_PER_CELL)
     position_T = np.tile(np.arange(TOKENS_PER_CELL), n_cells)
     expression_T = rng.gamma(2.0, 1.0, len(gene_T)).astype(np.float32)

@@ -142,15 +142,8 @@ def compare(setting: Setting, rate: float, device: torch.device) -> list[Figure]
             tokens.n_cells / theirs,
             "padded batches of 64 with SDPA, cells/s",
         ),
-        Figure(
-            name=f"{where}: peak memory",
-            value=our_memory,
-            unit="GiB",
-            target=None,
-            better="lower",
-            ours=our_memory,
-            theirs=their_memory,
-            theirs_is="padded batches of 64 with SDPA, GiB",
+        Figure.cost(
+            f"{where}: peak memory", our_memory, their_memory, "GiB", "padded batches of 64 with SDPA, GiB"
         ),
         Figure.error(f"{where}: largest difference", off, "of the largest state", 0.05),
     ]

@@ -58,12 +58,14 @@ def measured(folder: Path, size: str, n_cells: int, width: int, n_queries: int) 
     if not is_large:
         others += [alternatives.hnswlib_graph(made.cells), alternatives.hnsw(made.cells)]
     for other in others:
-        yield beside(f"{size}: build beside {other.name}", "CPU s", spent, other.build_seconds, other.name)
-        yield beside(
+        yield Figure.cost(
+            f"{size}: build beside {other.name}", spent, other.build_seconds, "CPU s", other.name
+        )
+        yield Figure.cost(
             f"{size}: memory beside {other.name}",
-            "MiB",
             memory / 2**20,
             other.memory_bytes / 2**20,
+            "MiB",
             other.name,
         )
     stored = sum(stored.size for stored in index.snapshot.all_objects.values())
@@ -106,15 +108,13 @@ def top_k(
         costs, walls, found = timed(ways, queries)
         print(f"{size} {kind}: ours searched by {searcher.search(queries[0], K).ways}", flush=True)
         for name in list(ways)[1:]:
-            yield Figure(
-                name=f"{size}, {kind}: top 10 beside {name}",
-                value=costs["ours"],
-                unit="CPU ms",
-                target=target,
-                better="lower",
-                ours=costs["ours"],
-                theirs=costs[name],
-                theirs_is=f"{name} (recall {recall(found[name], truth):.3f})",
+            yield Figure.cost(
+                f"{size}, {kind}: top 10 beside {name}",
+                costs["ours"],
+                costs[name],
+                "CPU ms",
+                f"{name} (recall {recall(found[name], truth):.3f})",
+                target,
             )
         yield quality(
             f"{size}, {kind}: recall@10", recall(found["ours"], truth), 0.99 if target < 8 else None
@@ -127,21 +127,21 @@ def top_k(
 
 
 def all_scores(size: str, searcher: Searcher, made: Clustered, target: float | None) -> Iterator[Figure]:
+    half = alternatives.half(made.cells)
     ways: dict[str, Callable[[Float32], object]] = {
         "ours": searcher.scores,
-        "numpy": lambda query: made.cells @ query,
+        "numpy, float32": lambda query: made.cells @ query,
+        "faiss SQ fp16, ten best only": lambda query: half.search(query, None),
+        # What memory allows: the same bytes, and next to nothing done with them.
+        "the largest of the same bytes as int64": lambda query: [
+            segment.arrays.vectors.view(np.int64).max() for segment in searcher.segments
+        ],
     }
     costs, _, _ = timed(ways, made.text[:10])
-    yield Figure(
-        name=f"{size}: score of every cell",
-        value=costs["ours"],
-        unit="CPU ms",
-        target=target,
-        better="lower",
-        ours=costs["ours"],
-        theirs=costs["numpy"],
-        theirs_is="numpy, float32",
-    )
+    for name in list(ways)[1:]:
+        yield Figure.cost(
+            f"{size}: score of every cell beside {name}", costs["ours"], costs[name], "CPU ms", name, target
+        )
 
 
 def under_conditions(
@@ -174,11 +174,11 @@ def under_conditions(
                 theirs=recall(found[rival.name], truth),
                 theirs_is=rival.name,
             )
-            yield beside(
+            yield Figure.cost(
                 f"{size}, {name}: top 10 beside {rival.name}",
-                "CPU ms",
                 costs["ours"],
                 costs[rival.name],
+                "CPU ms",
                 rival.name,
             )
         lost = regret(made.cells, queries, found["ours"], truth)
@@ -224,19 +224,6 @@ def regret(cells: Float32, queries: Float32, found: list[Rows], truth: list[Rows
         for query, rows, true in zip(queries, found, truth, strict=True)
     ]
     return float(np.mean(lost))
-
-
-def beside(name: str, unit: str, ours: float, theirs: float, theirs_is: str) -> Figure:
-    return Figure(
-        name=name,
-        value=ours,
-        unit=unit,
-        target=None,
-        better="lower",
-        ours=ours,
-        theirs=theirs,
-        theirs_is=theirs_is,
-    )
 
 
 def quality(name: str, value: float, target: float | None) -> Figure:

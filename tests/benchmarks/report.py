@@ -46,18 +46,31 @@ class Figure:
         )
 
     @classmethod
-    def error(cls, name: str, found: float, unit: str, target: float | None, against: str = "-") -> "Figure":
-        """How far our results are from those of the alternative."""
+    def cost(
+        cls,
+        name: str,
+        ours: float,
+        theirs: float | None,
+        unit: str,
+        theirs_is: str,
+        target: float | None = None,
+    ) -> "Figure":
+        """What ours costs, beside what the alternative costs: the target speaks about ours alone."""
         return cls(
             name=name,
-            value=found,
+            value=ours,
             unit=unit,
             target=target,
             better="lower",
-            ours=found,
-            theirs=None,
-            theirs_is=against,
+            ours=ours,
+            theirs=theirs,
+            theirs_is=theirs_is,
         )
+
+    @classmethod
+    def error(cls, name: str, found: float, unit: str, target: float | None, against: str = "-") -> "Figure":
+        """How far our results are from those of the alternative."""
+        return cls.cost(name, found, None, unit, against, target)
 
     @property
     def holds(self) -> bool | None:

@@ -21,14 +21,15 @@ from tests.benchmarks.report import Figure, main
 from tests.benchmarks.streams.bare import cells_per_second
 from tests.benchmarks.streams.process_tree import ProcessTree
 from tests.chaos.cache_runs import finish
-from tests.chaos.namespaces import NamespaceCluster, why_not
+from tests.chaos.namespaces import NamespaceCluster
+from tests.chaos.switch import why_not
 from tests.streaming.in_process import encode_here
 
 ABOUT = """The `cache` stream on synthetic cells and random Tahoe-x1 encoders, one thread each.
 Efficiency: how many times the cells/s of one encoder (or of one machine made of namespaces, one CPU each)
 two of them reach, over how many times those of one plain process two plain processes reach that run the
 same stages at the same time: virtual cores share what they are made of. Of the second half of the members,
-when all encoders have started; wall time.
+which are a quarter as large as `cache` makes them, when all encoders have started; wall time.
 Cost: CPU-seconds of the driver, Ray's processes and the encoder together, from the first commit to the
 last; what was spent before is reported as start-up. Cells of 100 genes and the smallest encoder, so that
 what is not encoding shows.
@@ -36,9 +37,9 @@ Ray's share: that cost against the same stages called one after the other in one
 member; per cell it is given for a member as `cache` makes them, 256 cells of 1,024 tokens."""
 
 GENES = [f"ENSG{number:011d}" for number in range(2_000)]
-# Members small enough that runs of a minute have many of them: a sixteenth of what `cache` makes, so that
-# what Ray costs a member weighs sixteen times as much as it does there.
-SMALL_SHARD, SMOKE_SHARD, SHARD_TOKENS = TOKENS_PER_SHARD // 16, 2_048, 8_192
+# Members small enough that runs of a minute have many of them: a quarter of what `cache` makes, so that
+# what Ray costs a member weighs four times as much as it does there.
+SMALL_SHARD, SMOKE_SHARD, SHARD_TOKENS = TOKENS_PER_SHARD // 4, 2_048, 8_192
 GENES_PER_CELL, TOKENS_PER_CELL = 100, 1_024
 
 
@@ -215,20 +216,17 @@ def cost_figures(cost: dict[int, float], here: float) -> list[Figure]:
 def start_up_figure(start_up: dict[int, float]) -> Figure:
     """From CPU-seconds before the first commit, by number of cells: planning, an encoder, one member."""
     smallest, largest = min(start_up), max(start_up)
-    return Figure(
-        name=f"start-up of a run in a warm Ray, {largest:,} cells",
-        value=start_up[largest],
-        unit="CPU-s",
-        target=None,
-        better="lower",
-        ours=start_up[largest],
-        theirs=start_up[smallest],
-        theirs_is=f"CPU-s at {smallest:,} cells",
+    return Figure.cost(
+        f"start-up of a run in a warm Ray, {largest:,} cells",
+        start_up[largest],
+        start_up[smallest],
+        "CPU-s",
+        f"CPU-s at {smallest:,} cells",
     )
 
 
 def measure(scratch: Path, smoke: bool) -> list[Figure]:
-    n_cells, shard_tokens = (96, SMOKE_SHARD) if smoke else (4_096, SMALL_SHARD)
+    n_cells, shard_tokens = (96, SMOKE_SHARD) if smoke else (8_192, SMALL_SHARD)
     store, model = cell_store(scratch, n_cells, 256), encoder(scratch, 128, 3)
     bare = with_processes(store, model, shard_tokens, scratch)
     # The chaos tests prove that a stream runs on machines; starting those takes longer than all the rest.

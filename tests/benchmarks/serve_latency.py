@@ -7,18 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from engine.retrieval.search import Searcher
 from engine.retrieval.texts import Texts
+from engine.serving.settings import Settings
 from storage.index import VectorIndex
 from tests.benchmarks.report import Figure, main
-from tests.benchmarks.serving.server import Client, prepare, serving, texts
+from tests.benchmarks.serving.server import Client, own_ray, prepare, serving, texts
 
 ABOUT = """Milliseconds of `/v1/search` (10 cells) on an index of made-up cells of 512 dimensions, under a
-joint model whose texts MiniLM embeds (fp32, one thread), one question at a time over one kept connection,
-on a real Ray Serve with its default proxy. New: a text nobody asked before. Known: one that was asked.
-Beside it, interleaved: the same question to the library in the client's own process, and a route that does
-nothing (`/healthz`)."""
+joint model whose texts MiniLM embeds, one question at a time over one kept connection, on a real Ray Serve
+behind its HAProxy, as `syncytium serve` starts it. Text in bfloat16: with `--text-precision bf16`, else in
+float32. New: a text nobody asked before. Known: one that was asked. Score: a known text's score of every
+cell, a byte each. Beside them, interleaved: the same question to the library in the client's own process, and
+a route that does nothing (`/healthz`)."""
 
 K = 10
 
@@ -30,17 +33,30 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def measure(scratch: Path, smoke: bool) -> list[Figure]:
+    # The library beside the server: as many threads as there.
+    torch.set_num_threads(1)
     if smoke:
         return of_size(scratch, "2,000 cells", 2_000, 20)
-    return of_size(scratch, "50,000 cells", 50_000, 300)
+    with own_ray():
+        return [
+            *of_size(scratch / "small", "50,000 cells", 50_000, 300),
+            *of_size(scratch / "large", "1,000,000 cells", 1_000_000, 100),
+        ]
 
 
 def of_size(folder: Path, size: str, n_cells: int, n: int) -> list[Figure]:
     settings = prepare(folder, n_cells)
+    rounded = settings.model_copy(update={"text_precision": "bf16"})
+    return [*of_server(settings, size, n), *of_server(rounded, f"{size}, text in bfloat16", n)]
+
+
+def of_server(settings: Settings, size: str, n: int) -> list[Figure]:
     index = VectorIndex.open(settings.index)
     index.warm()
     library, searcher = Texts.of_index(index), Searcher(index)
-    found: dict[str, list[float]] = {name: [] for name in ("new", "known", "library", "nothing")}
+    if settings.text_precision == "bf16":
+        library.side.round_products()
+    found: dict[str, list[float]] = {name: [] for name in ("new", "known", "score", "library", "nothing")}
     known = texts(8, seed=1)
     with serving(settings) as port:
         client = Client(port)
@@ -55,34 +71,31 @@ def of_size(folder: Path, size: str, n_cells: int, n: int) -> list[Figure]:
             found["library"].append(
                 milliseconds(lambda text=text: searcher.search(library.question(text).vector, K))
             )
+            found["score"].append(client.ask("POST", "/v1/score", {"text": known[number % len(known)]})[1])
             found["nothing"].append(client.ask("GET", "/healthz")[1])
         client.close()
     middle = {name: float(np.median(took)) for name, took in found.items()}
     return [
         *(
-            Figure(
-                name=f"{size}: {what} text, {percentile}",
-                value=float(np.percentile(found[what], share)),
-                unit="ms",
-                target=target if share == 50 else None,
-                better="lower",
-                ours=float(np.percentile(found[what], share)),
-                theirs=float(np.percentile(found["library"], share)),
-                theirs_is="ms, the library with a new text in the client's process",
+            Figure.cost(
+                f"{size}: {what} text, {percentile}",
+                float(np.percentile(found[what], share)),
+                float(np.percentile(found["library"], share)),
+                "ms",
+                "ms, the library with a new text in the client's process",
+                target if share == 50 else None,
             )
             for what, target in (("new", 12.0), ("known", 7.0))
             for percentile, share in (("p50", 50), ("p99", 99))
         ),
-        Figure(
-            name=f"{size}: the door itself",
-            value=middle["nothing"],
-            unit="ms",
-            target=None,
-            better="lower",
-            ours=middle["nothing"],
-            theirs=middle["known"],
-            theirs_is="ms, a known text",
+        Figure.cost(
+            f"{size}: score of every cell, p50",
+            middle["score"],
+            middle["known"],
+            "ms",
+            "ms, the best ten for a known text",
         ),
+        Figure.cost(f"{size}: the door itself", middle["nothing"], middle["known"], "ms", "ms, a known text"),
     ]
 
 

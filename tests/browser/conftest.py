@@ -1,6 +1,6 @@
 """Fixtures of the browser tests."""
 
 from tests.browser.chromium import chromium
-from tests.serving.conftest import doors, served
+from tests.serving.conftest import doors, full, served
 
-__all__ = ["chromium", "doors", "served"]
+__all__ = ["chromium", "doors", "full", "served"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,8 +46,14 @@ class Visit:
 
 
 @contextmanager
-def visiting(url: str, width: int = 1280, height: int = 860, dark: bool = False) -> Iterator[Visit]:
-    """Open a page and wait until it says it is ready."""
+def visiting(
+    url: str,
+    width: int = 1280,
+    height: int = 860,
+    dark: bool = False,
+    before: Callable[[Any], None] | None = None,
+) -> Iterator[Visit]:
+    """Open a page and wait until it says it is ready. before: what is done to the page first."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     executable = next((found for name in NAMES if (found := shutil.which(name))), None)
     if executable is None:
@@ -62,12 +68,15 @@ def visiting(url: str, width: int = 1280, height: int = 860, dark: bool = False)
         visit = Visit(context.new_page())
         visit.page.on("console", lambda m: visit.errors.append(m.text) if m.type == "error" else None)
         visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
-        own = url.split("#")[0]
+        # A page from disk takes its files from its folder.
+        own = url.split("#")[0].removesuffix("index.html")
         visit.page.on(
             "request",
             lambda r: None if r.url.startswith((own, "blob:", "data:")) else visit.elsewhere.append(r.url),
         )
         try:
+            if before is not None:
+                before(visit.page)
             visit.page.goto(url)
             visit.page.wait_for_selector("body[data-ready]", timeout=60_000)
             yield visit

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from engine.serving.api import create_api
 from engine.serving.doors import Doors
+from tests.browser.many_cells import drawn_share, with_cells
 from tests.browser.served_page import Visit, listening, visiting
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def url(doors: Doors) -> Iterator[str]:
-    with listening(create_api(doors)) as found:
+def url(full: Doors) -> Iterator[str]:
+    with listening(create_api(full)) as found:
         yield found
 
 
@@ -84,6 +87,49 @@ def test_a_session(url: str, tmp_path: Path) -> None:
         assert rows[0]["cell_type"]
         assert visit.errors == []
         assert visit.elsewhere == []
+
+
+def test_features_and_perturbations(url: str) -> None:
+    with visiting(url) as visit:
+        page = visit.page
+        page.click("#tab-features")
+        page.locator("#features td button").first.click()
+        # All cells it fires in are listed, or its strongest.
+        assert "cells" in settled(visit, "#legend", re.compile("fires in|strongest of"))
+
+        page.click("#tab-perturb")
+        page.fill("#perturbation", page.locator("#perturbations option").first.get_attribute("value"))
+        page.click("#perturb-form button[type=submit]")
+        page.wait_for_selector("#predicted tbody tr")
+        assert "training screen" in visit.text("#predicted")
+        assert page.locator("#predicted .bars .reach").count() == page.locator("#predicted tbody tr").count()
+        page.click("#perturb-colour")
+        settled(visit, "#legend", "Change after losing")
+        page.locator("#predicted td button").first.click()
+        settled(visit, "#legend", "predicted for the mean cell of each cell_type")
+        assert visit.errors == []
+
+
+def test_two_selections_are_compared_both_ways(url: str) -> None:
+    with visiting(url) as visit:
+        for side, kind in (("a", "B cell"), ("b", "CD14+ monocyte")):
+            visit.page.locator("#legend button").filter(has_text=kind).first.click()
+            settled(visit, "#status", "cells selected")
+            visit.page.click("#tab-genes")
+            visit.page.click(f"#set-{side}")
+        visit.page.click("#compare")
+        visit.page.wait_for_selector("#markers h2:has-text('Higher in B')")
+        both = [visit.page.locator("#markers table").nth(side).text_content() for side in (0, 1)]
+        assert "CD79A" in both[0]
+        assert "LYZ" in both[1]
+        assert visit.errors == []
+
+
+def test_a_hundred_thousand_cells(url: str) -> None:
+    with visiting(url, before=partial(with_cells, n_cells=100_000)) as visit:
+        assert "100,000 cells" in settled(visit, "#status", "cells")
+        assert 0.1 < drawn_share(visit.page) < 0.9
+        assert visit.errors == []
 
 
 def test_a_link_leads_to_the_same_view(url: str) -> None:

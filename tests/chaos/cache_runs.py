@@ -7,19 +7,50 @@ import sys
 import time
 from pathlib import Path
 
+from engine.streaming.inputs import Inputs
+from engine.streaming.products.activations import ActivationProduct
+from engine.streaming.recipe import Recipe
 from storage.locations import Location
 from storage.protocol import leases
 from tests.conftest import REPOSITORY
+from tests.streaming.in_process import encode_here, hashes
 
 SECONDS_TO_WAIT = 400
+# A run over the small store has 19 members or more.
+HOOKS, SHARD_TOKENS, TOKENS_PER_CELL = ("resid_post_0", "final"), 512, 32
 
 
 def cache_command(
-    store: Path, model: Path, output: Path | str, *extra: str, address: str = "local", actors: int = 2
+    store: Path | str,
+    model: Path,
+    output: Path | str,
+    *,
+    address: str = "local",
+    actors: int = 2,
+    wait: float = 0.4,
+    poison: int = -1,
 ) -> list[str]:
-    flags = ["--cells", store, "--model", model, "--hooks", "resid_post_0,final", "--output", output]
-    sizing = ["--shard-tokens", "512", "--tokens-per-cell", "32", "--actors", str(actors)]
-    return [sys.executable, "-m", "jobs.cache", *map(str, flags), *sizing, "--address", address, *extra]
+    """Its encoders wait before every member, so that a run lasts until something happens to it."""
+    flags = ["--cells", store, "--model", model, "--hooks", ",".join(HOOKS), "--output", output]
+    sizing = ["--shard-tokens", SHARD_TOKENS, "--tokens-per-cell", TOKENS_PER_CELL, "--actors", actors]
+    started = [sys.executable, "-m", "tests.chaos.odd_cache", str(wait), str(poison)]
+    return [*started, *map(str, [*flags, *sizing]), "--address", address]
+
+
+def quiet_hashes(store: Path, model: Path, output: Path) -> dict[str, str]:
+    """What these runs make when nothing happens, made in this process and without Ray: object -> hash."""
+    inputs = Inputs.open(str(store), str(model))
+    product = ActivationProduct(
+        hooks=HOOKS,
+        precision="bf16",
+        tokens_per_cell=TOKENS_PER_CELL,
+        special_tokens=False,
+        seed=0,
+        identity={"model": inputs.model.fingerprint, "store": inputs.store.dataset_id},
+        shard_tokens=SHARD_TOKENS,
+    )
+    encode_here(inputs, product, output, Recipe(inputs.model.token_limit(None)))
+    return hashes(output)
 
 
 # Those of a test that failed would go on; the fixture `nothing_left_running` ends them.

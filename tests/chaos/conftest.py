@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.cache_runs import STARTED, cache_command, finish, kill, start
-from tests.chaos.namespaces import NamespaceCluster, why_not
-from tests.streaming.in_process import hashes
-from tests.streaming.inputs import genes, small_counts, small_store
+from tests.chaos.cache_runs import STARTED, kill, quiet_hashes
+from tests.chaos.namespaces import NamespaceCluster
+from tests.chaos.switch import why_not
+from tests.streaming.inputs import genes, small_counts, small_store, tahoe_model
 
 __all__ = [
     "genes",
     "small_counts",
     "small_store",
+    "tahoe_model",
 ]
 
 
@@ -27,32 +28,29 @@ def nothing_left_running() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def slow_model(genes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Tahoe-x1 large enough that a run over the small store lasts until something happens to it."""
-    from engine import models
-    from engine.models import tahoe
-
-    directory = tmp_path_factory.mktemp("models") / "slow"
-    models.save(tahoe.create(genes, d_model=128, n_layers=3, n_heads=4, max_tokens=512, seed=1), directory)
-    return directory
+def quiet(small_store: Path, tahoe_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What `cache` makes of the small store when nothing happens: object -> hash."""
+    return quiet_hashes(small_store, tahoe_model, tmp_path_factory.mktemp("quiet") / "cache")
 
 
 @pytest.fixture(scope="session")
-def quiet(small_store: Path, slow_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What one encoder makes of the small store when nothing happens: object -> hash."""
-    output = tmp_path_factory.mktemp("quiet") / "cache"
-    code, messages = finish(start(cache_command(small_store, slow_model, output, actors=1)))
-    assert code == 0, messages
-    return hashes(output)
+def one_ray() -> Iterator[str]:
+    """Address of a Ray for all tests of this process that leave it alone."""
+    import ray
+
+    from engine import ray_session
+
+    with ray_session.connect("local", num_cpus=4):
+        yield ray.get_runtime_context().gcs_address
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def namespace_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NamespaceCluster]:
-    """A head and a worker of one CPU each; a test that needs more adds them."""
+    """One for all tests: a head, which takes jobs, and a worker, of one CPU each."""
     lacking = why_not()
     if lacking:
         pytest.skip(lacking)
-    cluster = NamespaceCluster(tmp_path_factory.mktemp("cluster"))
+    cluster = NamespaceCluster(tmp_path_factory.mktemp("cluster"), dashboard=True)
     try:
         cluster.up(2)
         yield cluster

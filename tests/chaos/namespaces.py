@@ -1,50 +1,27 @@
-"""A real Ray cluster of several machines on this one: every machine a set of Linux namespaces.
-
-A machine has its own network address, process ids, host name, shared memory and /tmp/ray; it shares the disk.
-Machines are plugged into a bridge that lives in a namespace of its own, so nothing appears among the host's
-interfaces and nothing leaves the host. No namespace has a name: each lives as long as its first process, and
-that dies with the test process, so whatever happens nothing stays behind and two runs do not meet.
-"""
+"""A real Ray cluster of several machines on this one, each of them a set of Linux namespaces (switch.py)."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from tests.chaos.switch import SECONDS_TO_WAIT, Machine, Switch, child_of, tell, until
 from tests.conftest import REPOSITORY
 
-TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount")
-HEAD, PORT = "10.77.0.1", 6379
-STORE_BYTES = 100_000_000
-SECONDS_TO_START, BOOTS = 120, 3
-OF_THE_SWITCH = "10.77.0.254"
+NETWORK = "10.77.0"
+HEAD, PORT, DASHBOARD_PORT = f"{NETWORK}.1", 6379, 8265
+STORE_BYTES, BOOTS = 100_000_000, 3
 
-# Dies with us, in namespaces of its own.
-UNSHARED = ("setpriv", "--pdeathsig", "KILL", "unshare", "--fork", "--kill-child", "--mount-proc")
-
-# A machine boots when its cable is plugged in, which a line on its stdin tells. Ray's sockets and files are
-# in /tmp/ray; two machines that share one race for the names in it.
-BOOT = """
-read -r _
-mount --make-rprivate /
-mount -t tmpfs -o size=512m tmpfs /dev/shm
-mount --bind "$1" /tmp/ray
-mount --bind "$2" /etc/hosts
-hostname "$3"
-shift 3
-exec "$@"
-"""
-
+PYTHON = Path(sys.executable).parent
 ENVIRONMENT = {
+    # A job that is sent to the cluster runs in the first Python that its machine finds.
+    "PATH": f"{PYTHON}:{os.environ['PATH']}",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "10",
@@ -53,7 +30,8 @@ ENVIRONMENT = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
-    "RAY_health_check_failure_threshold": "3",
+    # Nobody announces that a machine goes away.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 # Run on the head: returns when so many machines are there.
@@ -65,102 +43,106 @@ while sum(node["Alive"] for node in ray.nodes()) != int(sys.argv[2]):
 """
 
 
-def why_not() -> str | None:
-    """What this machine lacks to run such a cluster, if anything."""
-    if sys.platform != "linux":
-        return "needs Linux namespaces"
-    if os.geteuid() != 0:
-        return "needs root, to make namespaces"
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing:
-        return f"needs {', '.join(missing)} (iproute2, util-linux)"
-    tried = subprocess.run(
-        ["unshare", "--net", "ip", "link", "add", "br0", "type", "bridge"], capture_output=True, text=True
-    )
-    return f"needs network namespaces with a bridge: {tried.stderr.strip()}" if tried.returncode else None
-
-
-@dataclass
-class Node:
-    """One machine. `first` is the process whose end is the machine's end, as the host numbers it."""
-
-    number: int
-    first: int
-    shell: subprocess.Popen[bytes]
-    log: Path
-
-    @property
-    def address(self) -> str:
-        return f"10.77.0.{self.number}"
-
-    def processes(self) -> list[int]:
-        """Everything that runs on it."""
-        own = os.readlink(f"/proc/{self.first}/ns/pid")
-        return [pid for pid in _all_processes() if _namespace_of(pid) == own]
-
-
 class NamespaceCluster:
     """Machines 1 (the head) to n. Everything ends with `down`, or with this process."""
 
-    def __init__(self, folder: Path, cpus: int = 1) -> None:
-        """`cpus`: Ray's CPUs of a machine. `folder`: for logs and for what machines write to /tmp/ray."""
-        self.folder, self.cpus = folder, cpus
-        self.nodes: dict[int, Node] = {}
+    def __init__(
+        self, folder: Path, cpus: int = 1, *, dashboard: bool = False, missed_beats: int = 3
+    ) -> None:
+        """`cpus`: Ray's CPUs of a machine. `folder`: for logs and for what machines write to /tmp/ray.
+        `dashboard`: have the head take jobs, at `dashboard_address`. `missed_beats`: of a machine that is
+        given up; on a host with too much to do, one that lives may miss some.
+        """
+        self.cpus, self.dashboard = cpus, dashboard
+        self.nodes: dict[int, Machine] = {}
         self._born = 0
-        self._hosts = folder / "hosts"
-        Path("/tmp/ray").mkdir(exist_ok=True)
-        self._switch = _spawn([*UNSHARED, "--net", "--pid", "sleep", "infinity"])
-        self._switch_first = _child_of(self._switch)
-        self._switched("link add br0 type bridge", f"addr add {OF_THE_SWITCH}/24 dev br0", "link set br0 up")
+        self._redis: subprocess.Popen[bytes] | None = None
+        self._head_environment = {"RAY_health_check_failure_threshold": str(missed_beats)}
+        self._switch = Switch(NETWORK, folder)
 
     @property
     def address(self) -> str:
         return f"{HEAD}:{PORT}"
 
+    @property
+    def dashboard_address(self) -> str:
+        return f"http://{HEAD}:{DASHBOARD_PORT}"
+
     def up(self, n: int) -> None:
-        """Have `n` machines: the head and n - 1 workers; those that are there stay."""
+        """Have `n` machines: the head and n - 1 workers; those that are there stay, unless their Ray has
+        ended or they have lost their head for good.
+        """
+        for node in list(self.nodes.values()):
+            if node.shell.poll() is not None:
+                del self.nodes[node.number]
+        if 1 not in self.nodes and self._redis is None:
+            self._cut_all()
         while len(self.nodes) < n:
             self._boot()
         self._wait_for_nodes()
 
-    def add(self) -> Node:
+    def add(self) -> Machine:
         """One more machine; returns when Ray knows it."""
         node = self._boot()
         self._wait_for_nodes()
         return node
 
-    def start(self, node: Node, command: Sequence[str]) -> subprocess.Popen[str]:
-        """Start a command on a machine; killing what is returned kills it."""
-        entered = ["nsenter", "-t", str(node.first), "-n", "-m", "-p", "-u", f"--wd={REPOSITORY}"]
+    def start(self, node: Machine, command: Sequence[str], log: Path | None = None) -> subprocess.Popen[str]:
+        """Start a command on a machine; killing what is returned kills it. What it says goes to `log`, or its
+        stderr to us.
+        """
         environment = {**os.environ, **ENVIRONMENT, "RAY_ADDRESS": self.address}
-        return subprocess.Popen(
-            [*entered, "setpriv", "--pdeathsig", "KILL", *command],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        with (log or Path(os.devnull)).open("a") as said:
+            return subprocess.Popen(
+                [*node.entered(REPOSITORY), *command],
+                env=environment,
+                stdout=said if log else None,
+                stderr=said if log else subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
 
-    def run(self, node: Node, command: Sequence[str], seconds: float = 300) -> tuple[int, str]:
+    def tell(self, running: subprocess.Popen[str], number: signal.Signals) -> None:
+        """Signal what `start` began: not `nsenter`, which would die of it and take the command along."""
+        tell([child_of(running)], number)
+
+    def run(self, node: Machine, command: Sequence[str], seconds: float = SECONDS_TO_WAIT) -> tuple[int, str]:
         """Run a command on a machine to its end: (exit code, stderr)."""
         running = self.start(node, command)
         _, messages = running.communicate(timeout=seconds)
         return running.returncode, messages
 
-    def power_cut(self, node: Node) -> None:
+    def power_cut(self, node: Machine) -> None:
         """All its processes end at once and nobody is told."""
-        _signal([node.first], signal.SIGKILL)
+        tell([node.first], signal.SIGKILL)
         node.shell.wait()
         del self.nodes[node.number]
 
-    def drain(self, node: Node) -> None:
-        """Tell it to end, as a spot market or Kubernetes does, and wait until it has."""
-        _signal([node.first], signal.SIGTERM)
-        node.shell.wait(timeout=SECONDS_TO_START)
+    def forget(self, node: Machine) -> None:
+        """A machine whose Ray has ended."""
+        node.shell.wait(timeout=SECONDS_TO_WAIT)
         del self.nodes[node.number]
 
     @contextmanager
-    def slow(self, node: Node, share: float = 0.25) -> Iterator[None]:
+    def unplugged(self, node: Machine) -> Iterator[None]:
+        """While the body runs, nothing reaches a machine and nothing leaves it."""
+        with self._switch.unplugged(node):
+            yield
+
+    def keep_head_state(self) -> None:
+        """Cut the power of all; heads that boot from now on keep their state in Redis, behind the switch."""
+        self._cut_all()
+        redis = ["redis-server", "--bind", self._switch.address, "--protected-mode", "no", "--save", ""]
+        self._redis = self._switch.start(redis, _environment())
+        self._head_environment["RAY_REDIS_ADDRESS"] = f"{self._switch.address}:{PORT}"
+
+    def restart_head(self) -> Machine:
+        """Cut the head's power and boot another in its place, on an empty disk."""
+        self.power_cut(self.nodes[1])
+        return self._boot()
+
+    @contextmanager
+    def slow(self, node: Machine, share: float = 0.25) -> Iterator[None]:
         """While the body runs, let all processes of a machine run only this share of the time."""
         ended = threading.Event()
         throttle = threading.Thread(target=_throttle, args=(node, share, ended), daemon=True)
@@ -172,139 +154,78 @@ class NamespaceCluster:
             throttle.join()
 
     def down(self) -> None:
+        self._cut_all()
+        if self._redis:
+            self._redis.kill()
+            self._redis.wait()
+        self._switch.down()
+
+    def _cut_all(self) -> None:
         for node in list(self.nodes.values()):
             self.power_cut(node)
-        self._switch.kill()
-        self._switch.wait()
 
-    def _boot(self) -> Node:
+    def _boot(self) -> Machine:
+        number = 1 if 1 not in self.nodes else self._born + 1
         # Ray gives a machine 30 s to start and then gives it up; on a busy host it may need a second chance.
         for _ in range(BOOTS):
-            node = self._boot_once()
+            node = self._boot_once(number)
             if node.shell.poll() is None:
                 return node
             self.power_cut(node)
-            self._born = node.number - 1
         raise AssertionError(f"no Ray on {node.address} in {BOOTS} attempts:\n{node.log.read_text()[-2000:]}")
 
-    def _boot_once(self) -> Node:
+    def _boot_once(self, number: int) -> Machine:
         """Running, or ended if it could not start."""
-        self._born += 1
-        number = self._born
-        disk, log = self.folder / f"ray{number}", self.folder / f"node{number}.log"
-        shutil.rmtree(disk, ignore_errors=True)
-        disk.mkdir()
-        names = [f"10.77.0.{k} node{k}" for k in range(1, number + 1)]
-        self._hosts.write_text("\n".join(["127.0.0.1 localhost", *names, ""]))
-        address = f"10.77.0.{number}"
-        role = ["--head", "--port", str(PORT), "--include-dashboard", "false"]
+        self._born = max(self._born, number)
+        shown = ["--dashboard-host", HEAD, "--dashboard-port", str(DASHBOARD_PORT)]
+        head = ["--port", str(PORT), "--include-dashboard", str(self.dashboard).lower(), *shown]
         ray_start = [
-            str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats",
-            *(role if number == 1 else ["--address", self.address]),
-            "--node-ip-address", address, "--num-cpus", str(self.cpus),
+            str(PYTHON / "ray"), "start", "--block", "--disable-usage-stats",
+            *(["--head", *head] if number == 1 else ["--address", self.address]),
+            "--node-ip-address", f"{NETWORK}.{number}", "--num-cpus", str(self.cpus),
             "--object-store-memory", str(STORE_BYTES),
         ]  # fmt: skip
-        own = ["--net", "--mount", "--uts", "--pid"]
-        boot = ["bash", "-ec", BOOT, "boot", str(disk), str(self._hosts), f"node{number}", *ray_start]
-        with log.open("wb") as stream:
-            shell = _spawn([*UNSHARED, *own, *boot], stream)
-        node = Node(number, _child_of(shell), shell, log)
-        self._plug_in(node)
+        more = self._head_environment if number == 1 else {}
+        node = self._switch.boot(number, ray_start, _environment() | more)
         self.nodes[number] = node
-        until(
-            lambda: b"Ray runtime started" in log.read_bytes() or shell.poll() is not None,
-            f"Ray on {node.address}; see {log}",
-        )
+        with _hurried(node.shell):
+            until(
+                lambda: b"Ray runtime started" in node.log.read_bytes() or node.shell.poll() is not None,
+                f"Ray on {node.address}; see {node.log}",
+            )
         return node
-
-    def _plug_in(self, node: Node) -> None:
-        port = f"port{node.first}"
-        self._switched(
-            f"link add {port} type veth peer name eth0 netns {node.first}",
-            f"link set {port} master br0 up",
-        )
-        _ip(
-            node.first,
-            "link set lo up",
-            f"addr add {node.address}/24 dev eth0",
-            "link set eth0 up",
-            # Ray finds its own address by asking for a route.
-            f"route add default via {OF_THE_SWITCH}",
-        )
-        assert node.shell.stdin is not None
-        node.shell.stdin.write(b"boot\n")
-        node.shell.stdin.close()
 
     def _wait_for_nodes(self) -> None:
         """Until Ray counts as many living machines as we do."""
         command = [sys.executable, "-c", WAIT_FOR_NODES, self.address, str(len(self.nodes))]
-        code, messages = self.run(self.nodes[1], command, seconds=SECONDS_TO_START)
+        code, messages = self.run(self.nodes[1], command)
         assert code == 0, messages
 
-    def _switched(self, *commands: str) -> None:
-        _ip(self._switch_first, *commands)
+
+def _environment() -> dict[str, str]:
+    """Of a machine: that of the tests without the address of their own Ray."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | ENVIRONMENT
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 200) -> None:
-    """Wait for a condition; an assertion that says what did not happen if it does not."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {seconds:.0f} s: {what}"
-        time.sleep(0.05)
+@contextmanager
+def _hurried(session: subprocess.Popen[bytes]) -> Iterator[None]:
+    """While the body runs, a whole machine counts for more than one of the host's many sessions, where the
+    host shares its time among these: Ray's agents have 15 s to start.
+    """
+    weight = Path(f"/proc/{session.pid}/autogroup")
+    if not weight.exists():
+        yield
+        return
+    weight.write_text("-12")
+    yield
+    if session.poll() is None:
+        weight.write_text("0")
 
 
-def _spawn(command: Sequence[str], output: object = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
-        command,
-        env={**environment, **ENVIRONMENT},
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def _child_of(parent: subprocess.Popen[bytes]) -> int:
-    """The one child of `unshare --fork`, which is process 1 of the new namespace."""
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    until(lambda: bool(children.read_text().strip()), "a namespace", seconds=20)
-    return int(children.read_text())
-
-
-def _ip(member: int, *commands: str) -> None:
-    """iproute2 commands in the network namespace of a process."""
-    subprocess.run(
-        ["nsenter", "-t", str(member), "-n", "ip", "-batch", "-"],
-        input="\n".join(commands).encode(),
-        check=True,
-        capture_output=True,
-    )
-
-
-def _throttle(node: Node, share: float, ended: threading.Event) -> None:
+def _throttle(node: Machine, share: float, ended: threading.Event) -> None:
     period = 0.2
     while not ended.wait(share * period):
-        stopped = node.processes()
-        _signal(stopped, signal.SIGSTOP)
+        halted = node.processes()
+        tell(halted, signal.SIGSTOP)
         ended.wait((1 - share) * period)
-        _signal(stopped, signal.SIGCONT)
-
-
-def _signal(pids: Sequence[int], number: signal.Signals) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
-
-
-def _all_processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _namespace_of(pid: int) -> str | None:
-    try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone meanwhile; not ours
-        return None
+        tell(halted, signal.SIGCONT)

@@ -62,9 +62,9 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def test_the_disk_becomes_full(small_store, slow_model, small_disk, quiet):
+def test_the_disk_becomes_full(small_store, tahoe_model, small_disk, quiet, one_ray):
     output = small_disk / "cache"
-    command = cache_command(small_store, slow_model, output, actors=1)
+    command = cache_command(small_store, tahoe_model, output, actors=1, address=one_ray)
     running = start(command)
     wait_for_members(output, running, 2)
     filler = fill(small_disk)
@@ -81,18 +81,19 @@ def test_the_disk_becomes_full(small_store, slow_model, small_disk, quiet):
     assert hashes(output) == quiet
 
 
-def test_output_that_cannot_be_written_is_refused(small_store, slow_model, small_disk):
+def test_output_that_cannot_be_written_is_refused(small_store, tahoe_model, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    code, messages = finish(start(cache_command(small_store, slow_model, small_disk / "cache")))
+    code, messages = finish(start(cache_command(small_store, tahoe_model, small_disk / "cache")))
     assert code == 2, messages
     assert f"{small_disk}/cache: cannot be written" in messages
     assert "Traceback" not in messages
 
 
-def test_a_member_that_kills_its_encoder(small_store, slow_model, tmp_path):
-    command = cache_command(small_store, slow_model, tmp_path / "cache", actors=1)
-    poisoned = [*command[:2], "tests.chaos.poisoned_cache", *command[3:]]
-    code, messages = finish(start(poisoned))
+def test_a_member_that_kills_its_encoder(small_store, tahoe_model, tmp_path, one_ray):
+    command = cache_command(
+        small_store, tahoe_model, tmp_path / "cache", actors=1, address=one_ray, wait=0, poison=65
+    )
+    code, messages = finish(start(command))
     assert code == 1, messages
     assert f"{tmp_path}/cache: " in messages
     assert "begun 4 times" in messages
@@ -115,9 +116,9 @@ def remote_hashes(output: str) -> dict[str, str]:
     }
 
 
-def test_a_store_in_trouble(faulty_store, remote, slow_model, quiet):
+def test_a_store_in_trouble(faulty_store, remote, tahoe_model, quiet):
     faulty_store.trouble = TROUBLE
-    command = cache_command(f"{remote}/cells", slow_model, f"{remote}/cache")
+    command = cache_command(f"{remote}/cells", tahoe_model, f"{remote}/cache")
     code, messages = finish(start(command))
     assert code == 0, messages
     met = dict(faulty_store.met)
@@ -126,8 +127,8 @@ def test_a_store_in_trouble(faulty_store, remote, slow_model, quiet):
     assert remote_hashes(f"{remote}/cache") == quiet
 
 
-def test_a_store_that_goes_down(faulty_store, remote, slow_model, quiet):
-    command = cache_command(f"{remote}/cells", slow_model, f"{remote}/cache", actors=1)
+def test_a_store_that_goes_down(faulty_store, remote, tahoe_model, quiet):
+    command = cache_command(f"{remote}/cells", tahoe_model, f"{remote}/cache", actors=1)
     running = start(command, SYNCYTIUM_STORE_ATTEMPTS="4")
     while not any("member-" in name for name in Location.of(f"{remote}/cache").list()):
         assert running.poll() is None, finish(running)[1]

@@ -2,17 +2,21 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
+import ray
 import yaml
 
 from engine.serving.api import REQUESTS, SECONDS
 from engine.streaming.metrics import COUNTERS, MEMBER_SECONDS, TAGS
+from engine.training import node_metrics
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "cluster" / "observability"
 DASHBOARDS = {
-    name: json.loads((FOLDER / f"{name}.grafana.json").read_text()) for name in ("streaming", "serving")
+    name: json.loads((FOLDER / f"{name}.grafana.json").read_text())
+    for name in ("streaming", "training", "serving")
 }
 ALERTS = [
     rule
@@ -21,7 +25,13 @@ ALERTS = [
 ]
 
 # From Ray's own node agents.
-RAYS_OWN = {"ray_node_gpus_utilization", "ray_node_mem_used", "ray_object_store_memory"}
+RAYS_OWN = {
+    "ray_node_gpus_utilization",
+    "ray_node_mem_used",
+    "ray_node_mem_total",
+    "ray_node_disk_utilization_percentage",
+    "ray_object_store_memory",
+}
 
 
 def of_serving() -> tuple[set[str], set[str]]:
@@ -32,7 +42,17 @@ def of_serving() -> tuple[set[str], set[str]]:
 
 
 SERVING, SERVING_LABELS = of_serving()
+TRAINING = {f"ray_{name}_total" for name in node_metrics.COUNTERS} | {
+    f"ray_{name}" for name in (*node_metrics.GAUGES, node_metrics.CHECKPOINT_TIME, node_metrics.NOT_FINITE)
+}
 STREAMING = {f"ray_{name}_total" for name in COUNTERS} | {f"ray_{MEMBER_SECONDS}_bucket"}
+
+
+def test_what_is_rays_own_is_in_this_ray():
+    folder = Path(ray.__file__).parent / "dashboard/modules"
+    sources = (folder / "reporter/reporter_agent.py").read_text()
+    panels = (folder / "metrics/dashboards/default_dashboard_panels.py").read_text()
+    assert all(f'"{name.removeprefix("ray_")}"' in sources or name in panels for name in RAYS_OWN)
 
 
 def expressions(name: str) -> list[str]:
@@ -43,13 +63,18 @@ def metric_names(expression: str) -> set[str]:
     return set(re.findall(r"\b(?:ray|syncytium)_\w+", expression))
 
 
-@pytest.mark.parametrize(("name", "emitted"), [("streaming", STREAMING), ("serving", SERVING)])
+@pytest.mark.parametrize(
+    ("name", "emitted"), [("streaming", STREAMING), ("training", TRAINING), ("serving", SERVING)]
+)
 def test_every_metric_exists(name: str, emitted: set[str]):
     asked = set().union(*map(metric_names, expressions(name)))
     assert asked - RAYS_OWN == emitted
 
 
-@pytest.mark.parametrize(("name", "labels"), [("streaming", set(TAGS)), ("serving", {"route"})])
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [("streaming", set(TAGS)), ("training", set(node_metrics.TAGS)), ("serving", {"route"})],
+)
 def test_filters_are_labels_of_our_metrics(name: str, labels: set[str]):
     used = set(re.findall(r"(\w+)=~\"\$", " ".join(expressions(name))))
     assert used == labels
@@ -69,7 +94,7 @@ def test_alerts_can_fire(alert: dict):
     expression = alert["expr"]
     asked = metric_names(expression)
     assert asked
-    assert asked <= STREAMING | SERVING | RAYS_OWN
+    assert asked <= STREAMING | TRAINING | SERVING | RAYS_OWN
     # Labels that a message names must survive the sum that the expression makes.
     kept = set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", expression))))
     assert set(re.findall(r"\$labels\.(\w+)", alert["annotations"]["summary"])) <= kept

@@ -16,17 +16,12 @@ from ray.serve.schema import ServeDeploySchema
 from cluster.kubernetes.documents import RAY_VERSION
 from engine.serving.settings import Settings
 from storage.errors import InputError
-from tests.cluster.crds import definitions, problems
+from tests.cluster.crds import problems
 from tests.cluster.renderings import GOLDEN, RENDERINGS, rendered
 from tests.conftest import REPOSITORY
 
 KUBERNETES = [name for name in RENDERINGS if name.endswith(".yaml")]
 SLURM = [name for name in RENDERINGS if name.endswith(".sbatch")]
-
-
-@pytest.fixture(scope="module")
-def schemas(shared: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    return definitions(shared / "golden" / "kuberay_crds")
 
 
 def documents(name: str) -> list[dict[str, Any]]:

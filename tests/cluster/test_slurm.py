@@ -19,8 +19,12 @@ from storage.errors import InputError
 # What the script calls, reduced to what it relies on.
 STAND_INS = {
     "scontrol": 'if [ "$1" = requeue ]; then echo "$2" >> "$RECORD/requeued"; else echo node1; fi',
-    "srun": 'while [ "$1" != bash ]; do shift; done; SLURM_PROCID=0 "$@"',
-    "ray": 'while [ "$1" != -- ]; do echo "$1" >> "$RECORD/ray"; shift; done; shift\n'
+    # The first step only asks for an address.
+    "srun": 'while [ "$1" != bash ]; do shift; done; SLURM_PROCID=0 "$@"; code=$?\n'
+    'case "$*" in *getent*) exit $code;; esac; exit "${SRUN_ENDS_WITH:-$code}"',
+    "pgrep": '[ -e "$RECORD/leftover" ]',
+    "ray": 'if [ "$1" = stop ]; then rm "$RECORD/leftover"; exit; fi\n'
+    'while [ "$1" != -- ]; do echo "$1" >> "$RECORD/ray"; shift; done; shift\n'
     '[ -e "$RECORD/broken" ] || "$@"',
     "python": 'printf "%s\\n" "$@" > "$RECORD/python"; sleep "${NAP:-0}"; exit "${ENDS_WITH:-0}"',
 }
@@ -103,6 +107,22 @@ def test_ray_that_never_ran_the_job_is_a_failure(machine: Path):
     run = start(machine, submission(retries=0))
     run.communicate()
     assert run.returncode == 1
+
+
+def test_what_nodes_do_after_a_good_job_does_not_count(machine: Path):
+    # `srun --wait` ends those that do not notice that the first has ended.
+    run = start(machine, submission(), SRUN_ENDS_WITH="137")
+    run.communicate()
+    assert run.returncode == 0
+    assert not requeued(machine)
+
+
+def test_the_ray_that_a_preempted_job_left_is_ended_first(machine: Path):
+    (machine / "leftover").touch()
+    run = start(machine, submission())
+    run.communicate()
+    assert run.returncode == 0
+    assert not (machine / "leftover").exists()
 
 
 def test_near_the_time_limit_it_is_queued_again_while_the_job_goes_on(machine: Path):

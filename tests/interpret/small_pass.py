@@ -11,8 +11,8 @@ import torch
 
 from engine.interpret.codes import sparse_codes
 from engine.interpret.features import GeneTokens, Observer, whole_cell_chunks
+from engine.interpret.names import Names
 from engine.interpret.state import FeatureState, PassPlan
-from engine.interpret.tables import Names
 from engine.models.sae import SparseCodes
 
 WIDTH, FEATURES, GENES, CELLS = 6, 12, 9, 40

@@ -11,11 +11,11 @@ import pytest
 from engine.interpret import neuronpedia, prompts
 from engine.interpret.cached_pass import CachedPass
 from engine.interpret.expression import Expression
+from engine.interpret.gene_ranking import TableOptions
 from engine.interpret.inputs import FeatureInputs
 from engine.interpret.neuronpedia import Export, export, layer_of
 from engine.interpret.prompts import prompts_of_shard
 from engine.interpret.run import FeatureOptions, explain
-from engine.interpret.tables import TableOptions
 from engine.models import sae
 from storage.errors import LineageMismatch
 from storage.features import FeatureTables

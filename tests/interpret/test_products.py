@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from engine.interpret.gene_ranking import TableOptions
 from engine.interpret.products import cell_associations, gene_associations
-from engine.interpret.tables import TableOptions, tabulate
+from engine.interpret.tables import tabulate
 from tests.interpret.small_pass import FEATURES, SmallPass
 
 KEYS = {"top_genes", "n_activations", "top_cells", "cell_types"}

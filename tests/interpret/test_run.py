@@ -12,10 +12,11 @@ import pytest
 from engine.interpret import cached_pass, reduction
 from engine.interpret.cached_pass import CachedPass, observe_shards
 from engine.interpret.cell_activations import peak_activations
+from engine.interpret.gene_ranking import TableOptions
 from engine.interpret.inputs import FeatureInputs
 from engine.interpret.run import STATES, FeatureOptions, explain, plan_pass
 from engine.interpret.state import merge
-from engine.interpret.tables import TableOptions, tabulate
+from engine.interpret.tables import tabulate
 from engine.models import sae
 from storage.commits import Dataset
 from storage.features import TABLES, FeatureTables
@@ -68,9 +69,11 @@ def test_tables_equal_a_pass_in_this_process(
 def test_ranges_and_members_do_not_show(
     inputs: FeatureInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = made(inputs, OPTIONS, tmp_path / "one")
+    by_presence = {**vars(OPTIONS), "tables": TableOptions(top_genes=5, partners=4, score="presence")}
+    one = made(inputs, FeatureOptions(**by_presence), tmp_path / "one")
     monkeypatch.setattr(cached_pass, "MEMBERS_WANTED", 1)
-    four = made(inputs, FeatureOptions(**{**vars(OPTIONS), "ranges": 4}), tmp_path / "four")
+    four = made(inputs, FeatureOptions(**{**by_presence, "ranges": 4}), tmp_path / "four")
+    assert len(one.top_genes) > FEATURES
     assert one.ranges == ["00000"]
     assert len(four.ranges) == 4
     assert_same_tables(four, one)

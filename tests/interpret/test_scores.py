@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from engine.interpret.gene_ranking import TableOptions
 from engine.interpret.scores import feature_moments, pair_scores
-from engine.interpret.tables import TableOptions, tabulate
+from engine.interpret.tables import tabulate
 from tests.interpret.small_pass import FEATURES, GENES, SmallPass
 
 

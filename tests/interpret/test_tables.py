@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from engine.interpret.tables import TableOptions, tabulate
+from engine.interpret.gene_ranking import TableOptions
+from engine.interpret.tables import tabulate
 from tests.interpret.small_pass import FEATURES, GENES, LABELS, SmallPass
 
 

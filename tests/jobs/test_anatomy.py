@@ -1,6 +1,7 @@
 """The anatomy of a job: flags, YAML defaults, exit codes, run.json."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,8 @@ from typing import Annotated
 import pytest
 import tyro
 
-from jobs.anatomy import JobOptions, Outcome, comma_separated, launch, parse
+from jobs.anatomy import JobOptions, Outcome, ProgressLine, comma_separated, launch, parse
+from jobs.anatomy.log_lines import job_id
 from storage.errors import InputError
 
 
@@ -113,3 +115,49 @@ def test_a_finished_job_says_so_and_keeps_its_record(
 
 def test_comma_separated() -> None:
     assert comma_separated("cls, mean,,gene ") == ("cls", "mean", "gene")
+
+
+def test_log_of_json_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = {"runtime_env": {}, "metadata": {"job_submission_id": "raysubmit_7"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
+    output = str(tmp_path / "out")
+
+    def run_and_tell(options: Options) -> Outcome:
+        print("warning: few cells", file=sys.stderr)
+        ProgressLine("t")(3, 3, "steps")
+        return run(options)
+
+    for width, code in ((4, 0), (-1, 2), (13, 1)):
+        argv = ["--log", "json", "--output", output, "--width", str(width)]
+        assert launch("t", Options, run_and_tell, argv) == code
+    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    fields = {(line["job"], line["job_id"], line["dataset"]) for line in said}
+    assert fields == {("t", "raysubmit_7", output)}
+    warning, progress, end, _, _, refused, _, _, failed = said
+    assert (warning["level"], warning["message"]) == ("warning", "warning: few cells")
+    assert (progress["level"], progress["step"], progress["total"], progress["unit"]) == (
+        "info",
+        3,
+        3,
+        "steps",
+    )
+    assert end["cells"] == 4
+    assert refused["level"] == "error"
+    assert "must not be negative" in refused["message"]
+    assert "thirteen" in failed["message"]
+    assert "RuntimeError: thirteen" in failed["traceback"]
+
+
+def test_job_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SYNCYTIUM_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR", "SLURM_ARRAY_JOB_ID", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert job_id() != job_id()
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    assert job_id() == "78"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    assert job_id() == "77_1"
+    monkeypatch.setenv("SYNCYTIUM_JOB_ID", "mine")
+    assert job_id() == "mine"

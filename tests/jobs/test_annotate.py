@@ -13,6 +13,7 @@ from pathlib import Path
 import anndata
 import pytest
 
+from engine.retrieval.annotation import parts
 from jobs.annotate import main
 from tests.retrieval.blood import TYPES, Blood, blood, small_counts
 
@@ -25,7 +26,10 @@ def flags(blood: Blood, output: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_from_cells_to_the_file(blood: Blood, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_cells_to_the_file(
+    blood: Blood, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "CELLS_FOR_TASKS", 1)  # what many cells go through
     output = tmp_path / "cellxgene.h5ad"
     small = ["--max-cells", "60", "--top-genes", "5", "--landmarks", "16", "--actors", "1"]
     command = flags(blood, output, *small, "--cluster-columns", "cell_type", "--json")
@@ -36,7 +40,7 @@ def test_from_cells_to_the_file(blood: Blood, tmp_path: Path, capsys: pytest.Cap
     found = anndata.read_h5ad(output)
     assert found.shape == (60, 13714)
     assert found.uns["syncytium"]["lineage_id"] == record["lineage"]
-    # The embeddings that were made on the way are in the file, and nowhere else.
+    # The embeddings and parts that were made on the way are in the file, and nowhere else.
     assert [path.name for path in tmp_path.iterdir()] == ["cellxgene.h5ad"]
     assert main(command) == 0
     assert "nothing to do" in capsys.readouterr().err

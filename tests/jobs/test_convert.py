@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from engine import models
-from engine.models import joint, sae
+from engine.models import chat, joint, sae
 from jobs import convert
+from tests.models.chat.language_models import WIDTH, language_model_directory
+from tests.models.chat.test_model import stage_one
 from tests.models.joint.small_joint import TEXTS, lightning_checkpoint, text_directory
 from tests.models.small_models import small_geneformer, small_tahoe, tokens_of
 
@@ -49,6 +51,21 @@ def test_options_from_yaml(tmp_path: Path, flags: list[str]) -> None:
     (tmp_path / "convert.yaml").write_text(json.dumps(names | {"output": str(tmp_path / "joint")}))
     assert convert.main(["--config", str(tmp_path / "convert.yaml")]) == 0
     assert joint.load(tmp_path / "joint").config.width == 24
+
+
+def test_their_chat_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    language_model = language_model_directory(tmp_path / "language")
+    config = chat.ChatConfig(cell_width=8, model_width=WIDTH, n_tokens=2, hidden_width=2 * WIDTH)
+    theirs = stage_one(tmp_path / "theirs", chat.Projector(config), "mlp2x_2t_gelu")
+    flags = ["--from", str(theirs), "--kind", "cellwhisperer-chat", "--output", str(tmp_path / "chat")]
+    assert convert.main(flags) == 2
+    assert "tokeniser" in capsys.readouterr().err
+    assert convert.main([*flags, "--language-model", language_model]) == 0
+    model = chat.load(tmp_path / "chat")
+    assert (model.config.cell_width, model.config.n_tokens, model.config.top_genes) == (8, 2, True)
+    assert not list((tmp_path / "chat").glob("*.bin"))
+    assert convert.main([*flags, "--kind", "tahoe", "--language-model", language_model]) == 2
+    assert "of no use here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["geneformer", "tahoe"])

@@ -11,6 +11,7 @@ import pytest
 
 from jobs import demo
 from jobs.anatomy import parse
+from jobs.demo_steps import FULL, SMALL, Sizes, steps
 
 STREET = [
     "ingest",
@@ -27,10 +28,10 @@ STREET = [
 ]
 
 
-@pytest.mark.parametrize("sizes", [demo.FULL, demo.SMALL])
-def test_every_step_is_a_command_its_job_accepts(sizes: demo.Sizes) -> None:
+@pytest.mark.parametrize("sizes", [FULL, SMALL])
+def test_every_step_is_a_command_its_job_accepts(sizes: Sizes) -> None:
     folder = Path("with a space")
-    plan = demo.steps(folder, sizes, seed=3)
+    plan = steps(folder, sizes, seed=3)
     assert [step.job for step in plan] == STREET
     for step in plan:
         module = importlib.import_module("jobs." + step.job.replace("-", "_"))
@@ -74,10 +75,11 @@ def test_small_demo_from_cells_to_page_and_again(tmp_path: Path, capsys: pytest.
     assert set(record["facts"]["found"]) == set(demo.QUESTIONS)
     assert "syncytium serve --index" in said
     assert 0 < record["facts"]["neighbour_accuracy_embeddings"] <= 1
-    assert anndata.read_zarr(folder / "embeddings").shape == (700, demo.SMALL.d_model)
+    assert anndata.read_zarr(folder / "embeddings").shape == (700, SMALL.d_model)
     page = (folder / "index.html").read_text()
+    assert page.count('class="right"') + page.count('class="wrong"') == 10 * len(demo.QUESTIONS)
     genes = json.loads((folder / "features" / "feature_gene_associations.json").read_text())
-    assert len(genes) == demo.SMALL.sae_features
+    assert len(genes) == SMALL.sae_features
 
     assert demo.main(["--small", "--output", str(folder)]) == 0
     said = capsys.readouterr().err

@@ -27,7 +27,8 @@ def test_the_table_has_the_packages_numbers_beside_baselines(golden: Path, tmp_p
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     expected = pd.read_csv(golden / "synth_a_celleval_agg.csv").set_index("statistic").loc["mean"]
     ours = metrics["contenders"]["prediction"]
-    for name in ("pearson_delta", "mae", "discrimination_score_l1", "overlap_at_N", "de_spearman_sig"):
+    names = ("pearson_delta", "mae", "discrimination_score_l1", "overlap_at_N", "de_spearman_sig")
+    for name in (*names, "pearson_edistance", "clustering_agreement"):
         assert ours[name] == pytest.approx(float(expected[name]), rel=1e-5), name
     whole = pd.read_csv(golden / "synth_a_celleval2_vcc2026_agg.csv").set_index("metric")["mean"]
     assert ours["pds_cosine"] == pytest.approx(whole["pds_cosine"])
@@ -54,7 +55,7 @@ def test_a_prediction_in_another_contract_and_gene_order_scores_the_same(
     )
     cells[:, ::-1].copy().write_h5ad(tmp_path / "gears.h5ad")
     real = golden / "synth_a_real_counts.h5ad"
-    flags = ("--baselines", "control", "--no-differential")
+    flags = ("--baselines", "control", "--no-differential", "--distance-cells", "0")
     for name, predicted in (("a", golden / "synth_a_pred_counts.h5ad"), ("b", tmp_path / "gears.h5ad")):
         assert main(_arguments(real, predicted, tmp_path / name, *flags)) == 0
     first, second = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ab")

@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from jobs import train_sae
 from jobs.features import main
-from tests.interpret.inputs import CELLS, FEATURES, Place, place, write_autoencoder
+from tests.interpret.inputs import CELLS, FEATURES, HOOK, OTHER_HOOK, Place, place, write_autoencoder
 from tests.streaming.inputs import genes, small_counts, small_store, tahoe_model
 
 __all__ = ["genes", "place", "small_counts", "small_store", "tahoe_model"]
@@ -95,3 +96,20 @@ def test_straight_from_the_encoder(tahoe_model: Path, small_store: Path, tmp_pat
     assert record["counts_out"]["gene_tokens"] == 19 * 63  # one cell is empty
     assert record["facts"]["n_tokens_without_count"] == 0
     assert not (output / "states").exists()
+
+
+def test_a_crosscoder_of_two_hooks(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hooks = f"{OTHER_HOOK},{HOOK}"
+    training = ["--arch", "crosscoder", "--cache", str(place.cache), "--hook", hooks, "--width", "16"]
+    small = ["--k", "4", "--steps", "3", "--batch-tokens", "64", "--workers", "0"]
+    assert train_sae.main([*training, *small, "--output", str(tmp_path / "sae")]) == 0
+    flags = ["--sae", str(tmp_path / "sae"), "--cells", str(place.cells), "--output", str(tmp_path / "out")]
+    assert main([*flags, "--cache", str(place.cache), "--hook", HOOK]) == 2
+    assert "is a crosscoder" in capsys.readouterr().err
+    assert main([*flags, "--cache", str(place.cache)]) == 0
+    table = pd.read_parquet(tmp_path / "out" / "features")
+    assert len(table) == 16
+    shares = table[[f"share_{OTHER_HOOK}", f"share_{HOOK}"]]
+    assert shares.sum(axis=1).between(1 - 1e-6, 1 + 1e-6).all()
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["facts"]["hook"] == hooks

@@ -49,6 +49,9 @@ def test_writes_shifts_towards_a_goal(
         (["--layer", "9"], "layer 9 does not exist"),
         (["--max-tokens", "2"], "leaves no room"),
         (["--batch-tokens", "0"], "--batch-tokens is 0"),
+        (["--kind", "drug"], "--kind drug, which needs them"),
+        (["--drugs", "aspirin"], "belong to --kind drug"),
+        (["--kind", "drug", "--drugs", "aspirin"], "only Tahoe-x1 models have one"),
     ],
 )
 def test_what_cannot_be_done_is_refused(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from engine.perturbation.rank_sum import RankSum
+from engine.perturbation.rank_sum import RankSum, win_share
 from storage.errors import InputError
 
 
@@ -17,6 +17,9 @@ def test_p_values_are_scipys_with_ties_zeros_and_constant_genes() -> None:
     expected = stats.mannwhitneyu(group.astype(float), control.astype(float), axis=0, method="asymptotic")
     np.testing.assert_allclose(u, expected.statistic)
     np.testing.assert_allclose(p, np.nan_to_num(expected.pvalue, nan=1.0), rtol=1e-10)
+    shares = win_share(sparse.csr_matrix(group), sparse.csr_matrix(control))
+    np.testing.assert_allclose(shares, expected.statistic / (17 * 41))
+    assert win_share(sparse.csr_matrix(group), sparse.csr_matrix((0, 12))).tolist() == [0.5] * 12
 
 
 def test_no_controls_and_negative_values_are_refused() -> None:

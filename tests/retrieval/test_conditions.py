@@ -84,3 +84,10 @@ def test_columns_keep_their_values() -> None:
     assert table["name"].tolist() == OBS.index.tolist()
     pd.testing.assert_series_equal(table["n_genes"], GENES, check_index=False)
     assert table["cell_type"].astype(object).where(table["cell_type"].notna(), None).tolist() == TYPE.tolist()
+
+
+def test_conditions_inside_each_other_have_an_end() -> None:
+    assert parse("(" * 60 + "a = 1" + ")" * 60) == parse("a = 1")
+    for deep in ("(" * 2_000 + "a = 1" + ")" * 2_000, "not " * 2_000 + "a = 1"):
+        with pytest.raises(InputError, match="inside each other"):
+            parse(deep)

@@ -1,6 +1,7 @@
 """Fixtures of the serving tests: real blood cells behind doors in this process, without a cluster."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -13,8 +14,17 @@ from engine.serving.api import create_api
 from engine.serving.application import rooms_of
 from engine.serving.doors import Doors
 from engine.serving.placement import Inside
+from engine.serving.rooms.features import FeatureRoom
+from engine.serving.rooms.perturbations import PerturbationRoom
 from engine.serving.settings import Settings
+from engine.training.recipes.perturbation import plan
+from engine.training.recipes.perturbation.finish import publish
+from engine.training.recipes.perturbation.measured import ScreenSource
+from storage.cells import CellStore
+from storage.ingest import IngestOptions, ingest
 from storage.locations import Location
+from tests.interpret.enrichment.example import write_features
+from tests.perturbation.screens import GENES, small_screen
 from tests.retrieval.joint_index import index_of, stored, trained_joint
 
 
@@ -40,6 +50,60 @@ def served(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="session")
 def doors(served: Settings) -> Doors:
     return Doors(served, **{name: Inside(room(served)) for name, room in rooms_of(served).items()})
+
+
+SIZES = {
+    "d_model": 16,
+    "n_layers": 1,
+    "d_state": 8,
+    "headdim": 8,
+    "condition_dim": 16,
+    "gene_identity_dim": 8,
+}
+
+
+def screen_model(store: str, folder: Path, held_out: str) -> str:
+    """A model of perturbations as small as they come."""
+    source = ScreenSource(store, "target", "non-targeting", "line")
+    recipe = plan(source, "perturbation", held_out=[held_out], sizes=SIZES, n_codes=4)
+    folder.mkdir()
+    publish(recipe, list(recipe.build(0).models), folder, 0)
+    return str(folder)
+
+
+def screen_of(genes: list[str], folder: Path) -> str:
+    """The small screen as a store, with these genes for its own."""
+    cells, renamed = small_screen(), dict(zip(GENES, genes, strict=True))
+    cells.var_names = genes
+    cells.obs["target"] = [
+        "+".join(renamed.get(gene, gene) for gene in label.split("+")) for label in cells.obs["target"]
+    ]
+    cells.write_h5ad(folder / "screen.h5ad")
+    ingest([str(folder / "screen.h5ad")], str(folder / "screen"), IngestOptions(gene_id_key="index"))
+    return str(folder / "screen")
+
+
+@pytest.fixture(scope="session")
+def full(doors: Doors, tmp_path_factory: pytest.TempPathFactory) -> Doors:
+    """Every room is loaded; the perturbed genes are genes of the cells."""
+    folder = tmp_path_factory.mktemp("full")
+    genes = [str(name) for name in CellStore.open(doors.settings.cells).genes["gene_name"][: len(GENES)]]
+    settings = doors.settings.model_copy(
+        update={
+            "features": str(write_features(folder / "features")),
+            "perturbation": screen_model(screen_of(genes, folder), folder / "perturbation", genes[1]),
+            "feedback": str(folder / "feedback"),
+        }
+    )
+    rooms = {"features": FeatureRoom(settings), "perturbations": PerturbationRoom(settings)}
+    return replace(doors, settings=settings, **{name: Inside(room) for name, room in rooms.items()})
+
+
+@pytest.fixture(scope="session")
+def everything(full: Doors) -> Iterator[TestClient]:
+    """A client of every route there is."""
+    with TestClient(create_api(full), raise_server_exceptions=False) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,10 +16,16 @@ from flatbuffers import number_types as numbers
 from engine.retrieval.scan import SCORE_ERROR
 from engine.retrieval.search import Searcher
 from engine.retrieval.texts import Texts
+from engine.serving.api import create_api
+from engine.serving.application import rooms_of
 from engine.serving.cellxgene_matrix import one_column
+from engine.serving.doors import Doors
+from engine.serving.placement import Inside
+from engine.serving.rooms.attributions import DELETED
 from engine.serving.routes.cellwhisperer import short_name
 from engine.serving.settings import Settings
-from storage.index import VectorIndex
+from storage.cells import CellStore
+from storage.index import VectorIndex, versions
 
 
 def frames(content: bytes) -> list[dict]:
@@ -130,15 +138,88 @@ def test_their_prompts_are_understood(client: TestClient, served: Settings, shar
         assert found[-1]["text"].startswith(each["prompt"])
         assert "the cells nearest to these" in found[-1]["text"][len(each["prompt"]) :].lower()
     refused = client.post("/worker_generate_stream", json={"prompt": "<image>", "images": []})
-    assert refused.json()["error"]["code"] == "bad_images"
+    # Their client looks at the frame's code, not at the status.
+    assert frames(refused.content) == [
+        {"text": "0 images for 1 times <image> in the prompt", "error_code": 1}
+    ]
     assert client.post("/worker_get_status").json()["queue_length"] == 0
 
 
-def test_keywords_and_interpretation(client: TestClient) -> None:
+def test_keywords(client: TestClient) -> None:
     selection = {"cellSelection": {"filter": {"obs": {"index": b_cells(client)}}}}
     found = client.post("/api/v0.2/llmembs/obs", json=selection).json()
     assert found[0]["library"] == "types"
     assert found[0]["keywords"][0].startswith("B cell (")
-    everyone = {"cellSelection": {"filter": {"obs": {"index": [[0, 699]]}}}}
-    genes = client.post("/api/v0.2/llmembs/interpret", json={"text": "B cell", **everyone}).json()["genes"]
-    assert {"CD79A", "CD74", "MS4A1", "CD79B"} & {gene["gene"] for gene in genes[:10]}
+
+
+def interpretation(client: TestClient, index: list, text: str = "B cell") -> dict:
+    body = {"text": text, "cellSelection": {"filter": {"obs": {"index": index}}}}
+    return client.post("/api/v0.2/llmembs/interpret", json=body).json()
+
+
+def test_scores_are_attributed_to_genes_through_the_tower(client: TestClient, doors: Doors) -> None:
+    cells = b_cells(client)[:6]
+    found = interpretation(client, cells)
+    assert found["method"] == "integrated_gradients"
+    # The tower that is loaded makes the scores of the index, which keeps them in half precision.
+    assert found["score"] == pytest.approx(found["mean_score"], abs=2e-3)
+    # Nothing is lost on the way through the tower but the error of the integral.
+    assert found["explained"] == pytest.approx(found["score"] - found["baseline"], rel=0.1)
+    genes = found["genes"]
+    contributions = [gene["contribution"] for gene in genes]
+    assert contributions == sorted(contributions, reverse=True)
+    assert min(contributions) > 0
+    assert [gene["deletion"] is None for gene in genes] == [False] * DELETED + [True] * (len(genes) - DELETED)
+    # Not the same thing, but what contributes is missed when it is gone.
+    assert sum(gene["deletion"] for gene in genes[:DELETED]) > 0
+    store = CellStore.open(doors.settings.cells)
+    assert {gene["gene"] for gene in genes} <= set(store.genes["gene_name"])
+    assert interpretation(client, cells) == found
+
+
+def test_without_a_tower_near_cells_are_held_against_far_ones(doors: Doors) -> None:
+    client = TestClient(create_api(replace(doors, attributions=None)))
+    found = interpretation(client, [[0, 699]])
+    assert found["method"] == "near_against_far"
+    assert {"CD79A", "CD74", "MS4A1", "CD79B"} & {gene["gene"] for gene in found["genes"][:10]}
+
+
+def test_a_server_may_be_told_to_load_no_tower(served: Settings) -> None:
+    assert "attributions" in rooms_of(served)
+    assert "attributions" not in rooms_of(served.model_copy(update={"cell_tower": False}))
+    assert "attributions" not in rooms_of(served.model_copy(update={"cells": None}))
+
+
+def test_a_bad_filter_is_a_400(client: TestClient) -> None:
+    for index in ([], [[9, 2]], ["x"], [10_000], None):
+        body = {"cellSelection": {"filter": {"obs": {"index": index}}}}
+        assert client.post("/api/v0.2/llmembs/obs", json=body).status_code == 400, index
+    assert client.post("/api/v0.2/llmembs/obs", json={}).status_code == 400
+
+
+def test_a_cell_that_the_index_lacks_has_a_row_without_a_score(served: Settings, tmp_path: Path) -> None:
+    """A page of theirs has a row for every cell of its file."""
+    shutil.copytree(served.index, tmp_path / "index")
+    versions.delete(VectorIndex.open(str(tmp_path / "index")), np.array([0, 5]))
+    settings = served.model_copy(update={"index": str(tmp_path / "index")})
+    doors = Doors(settings, **{name: Inside(room(settings)) for name, room in rooms_of(settings).items()})
+    client = TestClient(create_api(doors))
+    values, _ = matrix(client.post("/api/v0.2/llmembs/text", json={"text": "B cell"}).content)
+    assert len(values) == 700
+    assert np.flatnonzero(np.isnan(values)).tolist() == [0, 5]
+    body = {
+        "messages": [{"from": "human", "value": "genes?"}],
+        "cellSelection": {"filter": {"obs": {"index": [[0, 9]]}}},
+    }
+    assert "8 cells" in frames(client.post("/api/v0.2/llmembs/chat", json=body).content)[-1]["text"]
+
+
+def test_minus_is_a_difference(client: TestClient) -> None:
+    def scores(text: str) -> np.ndarray:
+        return matrix(client.post("/api/v0.2/llmembs/text", json={"text": text}).content)[0]
+
+    np.testing.assert_allclose(
+        scores("B cell MINUS CD14+ monocyte"),
+        scores("B cell") - scores("CD14+ monocyte"),
+        atol=4 * SCORE_ERROR,
+    )

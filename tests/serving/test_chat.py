@@ -11,7 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from engine.serving.api import create_api
-from engine.serving.chat.answers import marked
+from engine.serving.chat.answers import cited, marked
+from engine.serving.chat.evidence import Evidence
 from engine.serving.doors import Doors
 
 B_CELLS = {"type": "cells", "cells": {"where": "cell_type = 'B cell'"}}
@@ -113,21 +114,38 @@ def with_language_model(doors: Doors, url: str) -> TestClient:
 def test_a_language_model_is_given_the_evidence_and_checked(doors: Doors, language_model: str) -> None:
     found = ask(with_language_model(doors, language_model), B_CELLS)
     answer = found["choices"][0]["message"]["content"]
-    assert answer == "They are B cells [E1]. They express CD79A and CD3D (not in the evidence) ."
+    assert answer == "They are B cells [E1]. They express CD79A and CD3D (not in the evidence) [E1]."
     system = LanguageModel.asked["messages"][0]["content"]
     assert found["evidence"][0]["summary"] in system
     assert LanguageModel.asked["messages"][-1] == {"role": "user", "content": "What are these?"}
 
 
-def test_a_language_model_that_is_down_is_a_502(doors: Doors) -> None:
+def test_a_language_model_that_is_down_is_a_503(doors: Doors) -> None:
     client = with_language_model(doors, "http://127.0.0.1:9/v1")
-    assert ask(client, B_CELLS)["error"]["code"] == "language_model_failed"
-    body = {"messages": [{"role": "user", "content": [B_CELLS]}], "stream": True}
-    lines = client.post("/v1/chat/completions", json=body).text.split("\n\n")
-    assert json.loads(lines[1].removeprefix("data: "))["error"]["code"] == "language_model_failed"
+    body = {"messages": [{"role": "user", "content": [B_CELLS]}]}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json()["error"]["code"] == "language_model_down"
+    lines = client.post("/v1/chat/completions", json={**body, "stream": True}).text.split("\n\n")
+    assert json.loads(lines[1].removeprefix("data: "))["error"]["code"] == "language_model_down"
     assert lines[2] == "data: [DONE]"
 
 
 def test_marks_whole_names_only() -> None:
     assert marked("CD3 and CD3D", ["CD3D"]) == "CD3 and CD3D (not in the evidence)"
     assert marked("HLA-DRA, HLA", ["HLA"]) == "HLA-DRA, HLA (not in the evidence)"
+    assert marked("CD4+ cells", ["CD4"]) == "CD4+ (not in the evidence) cells"
+
+
+def test_a_claim_cites_what_names_the_same() -> None:
+    facts = {"cell_type": [{"value": "B cell", "share": 0.9}, {"value": "T cell", "share": 0.1}]}
+    genes = {"genes": [{"gene": "CD79A"}]}
+    pieces = [
+        Evidence(id="E1", kind="genes", selection="these cells", summary="", facts=genes),
+        Evidence(id="E2", kind="annotations", selection="these cells", summary="", facts=facts),
+    ]
+    assert cited("They seem to be B cells.", pieces) == "They seem to be B cells [E2]."
+    assert cited("B cells that express CD79A. ", pieces) == "B cells that express CD79A [E1][E2]. "
+    assert cited("They seem to be T cells!", pieces) == "They seem to be T cells (no evidence for this)!"
+    assert cited("They are B cells [E1].", pieces) == "They are B cells [E1]."
+    assert cited("Of course.", pieces) == "Of course."

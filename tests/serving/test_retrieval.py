@@ -1,5 +1,6 @@
 """Searching and scoring over HTTP answer what the library answers."""
 
+import asyncio
 import base64
 
 import numpy as np
@@ -8,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from engine.retrieval.search import Searcher
 from engine.retrieval.texts import Texts
+from engine.serving.rooms.texts import TextRoom
 from engine.serving.settings import Settings
 from storage.index import VectorIndex
 
@@ -21,6 +23,14 @@ def test_search_is_the_library_s(client: TestClient, served: Settings) -> None:
     np.testing.assert_allclose([hit["score"] for hit in found["hits"]], expected.score, atol=1e-5)
     assert found["hits"][0]["obs"]["cell_type"]
     assert found["index_version"] == 1
+
+
+def test_texts_in_bfloat16_are_near(served: Settings) -> None:
+    texts = ["B cell", "a natural killer cell from blood", "liver"]
+    exact = Texts.of_index(VectorIndex.open(served.index)).vectors(texts)
+    near = asyncio.run(TextRoom(served.model_copy(update={"text_precision": "bf16"})).vectors(texts))
+    assert not np.array_equal(near, exact)
+    assert (near * exact).sum(axis=1).min() > 0.999
 
 
 def test_signs_weigh_scores(client: TestClient) -> None:

@@ -11,39 +11,27 @@ from fastapi.testclient import TestClient
 
 from engine.perturbation.predictor import Predictor
 from engine.serving.batching import Batches
+from engine.serving.doors import Doors
 from engine.serving.problems import Problem
 from engine.serving.rooms.cells import CellRoom
 from engine.serving.rooms.counts import CountRoom
 from engine.serving.rooms.features import FeatureRoom
 from engine.serving.rooms.perturbations import PerturbationRoom
 from engine.serving.settings import Settings
-from engine.training.recipes.perturbation import plan
-from engine.training.recipes.perturbation.finish import publish
-from engine.training.recipes.perturbation.measured import ScreenSource
 from storage.cells import CellStore
 from storage.errors import InputError
 from tests.interpret.enrichment.example import write_features
 from tests.perturbation.screens import GENES, small_store
-
-SIZES = {
-    "d_model": 16,
-    "n_layers": 1,
-    "d_state": 8,
-    "headdim": 8,
-    "condition_dim": 16,
-    "gene_identity_dim": 8,
-}
+from tests.serving.conftest import screen_model
 
 
 @pytest.fixture(scope="module")
 def screened(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("screened")
     store = small_store(folder)
-    source = ScreenSource(store, "target", "non-targeting", "line")
-    recipe = plan(source, "perturbation", held_out=["G1"], sizes=SIZES, n_codes=4)
-    (folder / "model").mkdir()
-    publish(recipe, list(recipe.build(0).models), folder / "model", 0)
-    return Settings(index="none", cells=store, perturbation=str(folder / "model"))
+    return Settings(
+        index="none", cells=store, perturbation=screen_model(store, folder / "model", held_out="G1")
+    )
 
 
 def test_a_perturbation_is_the_predictor_s(screened: Settings) -> None:
@@ -63,6 +51,12 @@ def test_a_perturbation_is_the_predictor_s(screened: Settings) -> None:
     assert changes["G0"]["change"] == pytest.approx(expected.delta_QG[0][row], abs=1e-4)
     assert changes["G0"]["uncertainty"] == pytest.approx(expected.uncertainty_QG[0][row], abs=1e-4)
     assert found["trained"]
+    assert changes["G0"]["baselines"]["control"] == 0
+    known = Predictor.load(screened.perturbation).prior.screened
+    assert changes["G0"]["baselines"]["mean_delta"] == pytest.approx(
+        known.delta_PG.mean(axis=0)[row], abs=1e-4
+    )
+    assert found["likeness"]["same_perturbation"] > found["likeness"]["mean_delta"]
     with pytest.raises(InputError, match="knows nothing of: NOGENE"):
         room.predict(before_G, "NOGENE", "left", 5)
     with pytest.raises(Problem, match="is the control"):
@@ -102,8 +96,17 @@ def test_a_map_is_read_by_the_cells_names(served: Settings, tmp_path: Path) -> N
         CellRoom(served.model_copy(update={"map": str(tmp_path / "strangers.h5ad")}))
 
 
-def test_perturb_says_what_it_lacks(client: TestClient) -> None:
-    body = {"perturbation": "STAT1", "cells": {"all": True}}
+def test_perturb_answers_with_uncertainty_and_baselines(
+    everything: TestClient, client: TestClient, full: Doors
+) -> None:
+    gene = Predictor.load(str(full.settings.perturbation)).genes[0]
+    body = {"perturbation": gene, "cells": {"where": "cell_type = 'B cell'"}, "context": "left", "most": 3}
+    found = everything.post("/v1/perturb", json=body).json()
+    assert len(found["genes"]) == 3
+    for each in found["genes"]:
+        assert each["uncertainty"] > 0
+        assert {"control", "mean_delta", "context_mean", "ridge"} <= set(each["baselines"])
+    assert "mean_delta" in found["likeness"]
     assert client.post("/v1/perturb", json=body).json()["error"]["code"] == "not_loaded"
 
 

@@ -20,7 +20,14 @@ from storage.locations import Location
 def encode_here(inputs: Inputs, product: Product, output: Path, recipe: Recipe) -> Snapshot:
     dataset = plan(inputs, product, recipe, Location.of(output))
     reading = OwnReading(inputs.store, recipe.max_tokens, recipe.seed)
-    spec = EncoderSpec(inputs.model.path, recipe.precision, recipe.batch_tokens, threads=1, device="cpu")
+    spec = EncoderSpec(
+        inputs.model.path,
+        recipe.precision,
+        recipe.batch_tokens,
+        threads=1,
+        device="cpu",
+        drug_token=inputs.model.drug_token,
+    )
     encoder = EncodeMembers(spec, Assignment(dataset, product, "test", courteous=True), reading)
     for member in dataset.pending():
         for row in encoder(one_row(Member.of(member))):

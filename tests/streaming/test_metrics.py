@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
 from engine.streaming.metrics import COUNTERS, MEMBER_SECONDS, Activity, ActivityBoard, Spent
+from engine.training.node_metrics import CHECKPOINT_TIME, NOT_FINITE
 from tests.conftest import REPOSITORY
 
 ONE = Spent(cells=2, tokens=90, slots=100, encoder_seconds=3.0, busy_seconds=1.5, peak_memory_bytes=7)
@@ -37,6 +39,8 @@ SCRAPE = """
 import json, sys, time, urllib.request
 import ray
 from engine.streaming.metrics import ActivityBoard, EncoderMetrics, Spent
+from engine.training.node_metrics import NodeMetrics
+from storage.locations import Location
 
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 
@@ -49,24 +53,69 @@ class Encoder:
         for _ in range(3):
             self.metrics.add(Spent(2, 90, 100, 3.0, 1.5, 7))
 
+@ray.remote(num_cpus=0)
+class Trainer:
+    def work(self):
+        # Two autoencoders of a sweep in one process.
+        self.runs = [NodeMetrics(Location.of(path)) for path in ("/runs/a", "/runs/b")]
+        row = {"loss": 0.5, "gradient_norm": 1.5, "learning_rate": 1e-3, "tokens": 64.0, "seconds": 2.0}
+        for run in self.runs:
+            run.log([row, {**row, "loss": float("nan")}])
+            run.log([{**row, "loss": 0.25}])
+
 board = ray.remote(num_cpus=0)(ActivityBoard).remote()
 encoder = Encoder.remote(board)
-ray.get(encoder.work.remote())
+trainer = Trainer.remote()
+ray.get([encoder.work.remote(), trainer.work.remote()])
 port = ray.nodes()[0]["MetricsExportPort"]
-deadline = time.monotonic() + 60
-text = ""
-while "ray_syncytium_stream_busy_seconds" not in text and time.monotonic() < deadline:
+while True:
     time.sleep(0.5)
     try:
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
     except OSError:
-        pass
-print(json.dumps([line for line in text.splitlines() if line.startswith("ray_syncytium")]))
+        continue
+    print(json.dumps([line for line in text.splitlines() if line.startswith("ray_syncytium")]), flush=True)
 """
 
 
+STREAM = {
+    "syncytium_stream_members": 3,
+    "syncytium_stream_cells": 6,
+    "syncytium_stream_tokens": 270,
+    "syncytium_stream_token_slots": 300,
+    "syncytium_stream_busy_seconds": 4.5,
+    f"{MEMBER_SECONDS}_count": 3,
+}
+TRAINING = {
+    "syncytium_training_steps": 3,
+    "syncytium_training_tokens": 192,
+    "syncytium_training_seconds": 6,
+    "syncytium_training_loss": 0.25,
+    "syncytium_training_gradient_norm": 1.5,
+    "syncytium_training_learning_rate": 1e-3,
+    NOT_FINITE: 0,
+}
+EXPECTED = STREAM | {f"{name}/{run}": value for run in "ab" for name, value in TRAINING.items()}
+NAMES = {*COUNTERS, f"{CHECKPOINT_TIME}/a", f"{CHECKPOINT_TIME}/b"}
+
+
+def read(lines: list[str]) -> dict[str, float]:
+    """Name -> value; that of a training run has its letter behind it."""
+    counted: dict[str, float] = {}
+    for line in lines:
+        name, labels, value = re.fullmatch(r"ray_(\w+)\{(.*)\} (\S+)", line).groups()
+        if name.startswith("syncytium_training"):
+            assert 'run="/runs/' in labels
+            name += labels.partition('run="/runs')[2][:2]
+        else:
+            assert 'product="activations"' in labels
+            assert 'model="models/tiny"' in labels
+        counted[name.replace("_total", "")] = float(value)
+    return counted
+
+
 @pytest.mark.slow
-def test_prometheus_can_scrape_what_the_encoders_count():
+def test_prometheus_can_scrape_what_encoders_and_training_count():
     # A Ray of its own: the one that other tests share runs without metrics.
     environment = {
         "PATH": "/usr/bin:/bin",
@@ -74,26 +123,26 @@ def test_prometheus_can_scrape_what_the_encoders_count():
         "RAY_metrics_report_interval_ms": "500",
     }
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    done = subprocess.run(
+    script = subprocess.Popen(
         [sys.executable, "-c", SCRAPE],
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=180,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    lines = json.loads(done.stdout.splitlines()[-1])
-    counted = {}
-    for line in lines:
-        name, labels, value = re.fullmatch(r"ray_(\w+)\{(.*)\} (\S+)", line).groups()
-        assert 'product="activations"' in labels
-        assert 'model="models/tiny"' in labels
-        counted[name.removesuffix("_total")] = float(value)
-    assert counted["syncytium_stream_members"] == 3
-    assert counted["syncytium_stream_cells"] == 6
-    assert counted["syncytium_stream_tokens"] == 270
-    assert counted["syncytium_stream_token_slots"] == 300
-    assert counted["syncytium_stream_busy_seconds"] == pytest.approx(4.5)
-    assert set(COUNTERS) <= set(counted)
-    assert counted[f"{MEMBER_SECONDS}_count"] == 3
+    counted: dict[str, float] = {}
+    deadline = time.monotonic() + 180
+    # Every process tells what it has in its own time: the first scrapes see some of it.
+    while not (EXPECTED.items() <= counted.items() and counted.keys() >= NAMES):
+        line = script.stdout.readline()
+        if not line or time.monotonic() > deadline:
+            break
+        counted = read(json.loads(line))
+    script.terminate()
+    messages = script.communicate()[1]
+    assert EXPECTED.items() <= counted.items(), messages
+    assert counted.keys() >= NAMES, messages
+    for run in "ab":
+        assert 0 < time.time() - counted.pop(f"{CHECKPOINT_TIME}/{run}") < 600
+    of_training = {name: value for name, value in counted.items() if name.startswith("syncytium_training")}
+    assert of_training == {name: EXPECTED[name] for name in EXPECTED.keys() - STREAM.keys()}

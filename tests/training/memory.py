@@ -8,6 +8,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from engine.models import sae
+from engine.models.sae.parallelise import FeatureShard
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Share
 from engine.training.sharding import Groups, Worker, optimiser_step, shard
@@ -30,16 +31,32 @@ class Objective(nn.Module):
 
 
 def step_bytes(config: sae.SAEConfig, options: TrainingOptions, worker: Worker) -> int:
-    """Most bytes of tensors alive at once in the third step of a training."""
+    """`training_bytes` of an autoencoder."""
+
+    def made(shard: FeatureShard, tokens: int) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+        objective = sae.objective(config, sae.ObjectiveOptions(sparsity_coefficient=0.01), shard=shard)
+        return Objective(objective), {"x_BD": torch.randn(tokens, config.d_in)}
+
+    return training_bytes(made, options, worker)
+
+
+def training_bytes(
+    made: Callable[[FeatureShard, int], tuple[nn.Module, dict[str, torch.Tensor]]],
+    options: TrainingOptions,
+    worker: Worker,
+) -> int:
+    """Most bytes of tensors alive at once in the third step of a training.
+
+    made: the training module and a micro-batch of so many examples.
+    """
     before = _live()
     groups = Groups.of(worker, options.feature_parallel)
     share = Share(groups.batch_rank, groups.shard.batch_world, options.batch, options.accumulation, 0)
-    objective = sae.objective(config, sae.ObjectiveOptions(sparsity_coefficient=0.01), shard=groups.shard)
-    engine = shard(Objective(objective), options, share, groups)
-    x_BD = torch.randn(share.micro_batch, config.d_in)
+    module, batch = made(groups.shard, share.micro_batch)
+    engine = shard(module, options, share, groups)
 
     def step() -> None:
-        found = engine({"x_BD": x_BD})
+        found = engine(batch)
         engine.backward(found.loss)
         optimiser_step(engine, groups)
 
@@ -49,13 +66,15 @@ def step_bytes(config: sae.SAEConfig, options: TrainingOptions, worker: Worker) 
 
 
 def _live() -> int:
-    """Bytes of the storages of all tensors there are."""
+    """Bytes of the storages of all tensors there are; those that oneDNN keeps in a layout of its own have
+    none, and a training makes none.
+    """
     gc.collect()
     storages = {}
     for thing in gc.get_objects():
         if issubclass(type(thing), torch.Tensor):
             for tensor in (thing, thing.grad if thing.is_leaf else None):
-                if tensor is not None:
+                if tensor is not None and not tensor.is_mkldnn:
                     storage = tensor.untyped_storage()
                     storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

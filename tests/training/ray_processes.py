@@ -6,13 +6,14 @@ from pathlib import Path
 
 def titled(title: str) -> list[int]:
     """Process ids of all that this process has started, directly or not, with `title` in their title."""
-    return [pid for pid in _below(os.getpid()) if title in _title(pid)]
+    return [pid for pid in _below(os.getpid()) if title in title_of(pid)]
 
 
-def _title(pid: int) -> str:
+def title_of(pid: int) -> str:
+    """Its command line; nothing of one that has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):  # has ended meanwhile
+    except (FileNotFoundError, ProcessLookupError):
         return ""
 
 

@@ -1,5 +1,6 @@
 """The joint recipe on real cells of two donors: which pairs it sees, learning, judging, resuming."""
 
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from engine import models
 from engine.captions import CaptionSource
@@ -14,14 +16,25 @@ from engine.models import joint
 from engine.training.metrics import read_metrics
 from engine.training.options import TrainingOptions
 from engine.training.recipe import Batch, Share
-from engine.training.recipes.joint import JointRecipe, Split, Values, make_features, plan, require_features
+from engine.training.recipes.joint import (
+    JointRecipe,
+    Split,
+    Values,
+    features,
+    make_features,
+    plan,
+    require_features,
+)
 from engine.training.recipes.joint.pairs import Pairs, pairs_of
 from engine.training.run import run_training
 from storage.cells import CellStore
+from storage.commits import Dataset, MemberPlan
+from storage.embeddings import Embeddings
 from storage.errors import InputError
 from storage.locations import Location
 from tests.training.test_run import Interruption, interrupt_at
 
+MAKE_MEMBER = features.make_text_member
 BY_DONOR = Split(hold_out=Values("donor", ("107",)))
 
 
@@ -97,9 +110,9 @@ def test_locked_towers_learn_from_stored_features(
     pairs = pairs_of(recipe)
     held = pairs.held_out
     assert pairs.cell_features is not None
-    features = torch.from_numpy(pairs.cell_features.rows(held))
+    of_cells = torch.from_numpy(pairs.cell_features.rows(held))
     labels = pairs.captions.texts
-    scores = joint.scores(model.embed_texts(labels), model.project_cells(features))
+    scores = joint.scores(model.embed_texts(labels), model.project_cells(of_cells))
     right = np.array(labels)[scores.argmax(0)] == obs["cell_type"].iloc[held]
     best = max(row["held_out_score"] for row in judged)
     published = next(row for row in judged if row["held_out_score"] == best)
@@ -110,11 +123,12 @@ def test_locked_towers_learn_from_stored_features(
     assert all(torch.equal(tower[name], kept[name]) for name in tower)
 
 
-@pytest.mark.parametrize(("locking", "zero"), [("UU", 0), ("uU", 3)])
+@pytest.mark.parametrize(("locking", "lora", "zero"), [("uU", 0, 0), ("UU", 2, 3)])
 def test_a_killed_run_goes_on_exactly(
-    towers: tuple[str, str, str], tmp_path: Path, locking: str, zero: int
+    towers: tuple[str, str, str], tmp_path: Path, locking: str, lora: int, zero: int
 ) -> None:
     others: dict[str, Any] = {"locking": locking, "head": "residual", "projection_steps": 2, "judge_every": 4}
+    others |= {"cell_lora": lora, "text_lora": lora}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     given = options(steps=6, batch=32, zero=zero, checkpoint_every=3)
     run_training(recipe_of(towers, whole, **others), given, Location.of(whole))
@@ -131,6 +145,23 @@ def test_a_killed_run_goes_on_exactly(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_run_does_not_go_on_with_frozen_weights_that_are_others(
+    towers: tuple[str, str, str], tmp_path: Path
+) -> None:
+    cells, cell_tower, text_tower = towers
+    copied, output = tmp_path / "tower", tmp_path / "out"
+    shutil.copytree(text_tower, copied)
+    recipe = recipe_of((cells, cell_tower, str(copied)), output, locking="UU", text_lora=2)
+    given = options(steps=2, warmup_steps=0, batch=16, checkpoint_every=1)
+    with pytest.raises(Interruption):
+        run_training(recipe, given, Location.of(output), progress=interrupt_at(1))
+    weights = {name: weight.clone() for name, weight in load_file(copied / "model.safetensors").items()}
+    weights["encoder.layer.0.attention.self.query.weight"][0, 0] += 1
+    save_file(weights, copied / "model.safetensors")
+    with pytest.raises(InputError, match="weights that do not learn are not those this run began with"):
+        run_training(recipe, given, Location.of(output))
+
+
 def test_towers_stand_still_while_heads_warm_up(towers: tuple[str, str, str], tmp_path: Path) -> None:
     before = models.load(towers[1]).state_dict()
     for steps, moved in ((2, False), (3, True)):
@@ -143,6 +174,38 @@ def test_towers_stand_still_while_heads_warm_up(towers: tuple[str, str, str], tm
         after = joint.load(output).cell_tower.state_dict()
         changed = any(not torch.equal(before[name], after[name]) for name in before)
         assert changed == moved
+
+
+def test_features_of_captions_are_committed_a_member_at_a_time(
+    towers: tuple[str, str, str], cell_features: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "TEXTS_PER_MEMBER", 2)
+    monkeypatch.setattr(features, "MEMBERS_FOR_TASKS", 100)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    recipe = recipe_of(towers, whole, locking="LL", cell_features=cell_features)
+    make_features(recipe, Location.of(whole))
+    made = make_counted(monkeypatch, fails_at=2)
+    with pytest.raises(Interruption):
+        make_features(recipe_of(towers, cut, locking="LL", cell_features=cell_features), Location.of(cut))
+    again = make_counted(monkeypatch)
+    make_features(recipe_of(towers, cut, locking="LL", cell_features=cell_features), Location.of(cut))
+    assert len(made) + len(again) == 3  # five captions, each once
+    one, other = (Embeddings.open(str(place / "features" / "texts")).X for place in (whole, cut))
+    assert np.array_equal(one, other)
+
+
+def make_counted(monkeypatch: pytest.MonkeyPatch, fails_at: int | None = None) -> list[str]:
+    """What members of the captions' features are made from now on; the run may be killed instead of one."""
+    made: list[str] = []
+
+    def make(text_tower: str, max_tokens: int, dataset: Dataset, member: MemberPlan, texts: list[str]) -> int:
+        if len(made) == fails_at:
+            raise Interruption
+        made.append(member.key)
+        return MAKE_MEMBER(text_tower, max_tokens, dataset, member, texts)
+
+    monkeypatch.setattr(features, "make_text_member", make)
+    return made
 
 
 def test_training_ends_when_held_out_cells_are_found_no_better(

@@ -72,6 +72,7 @@ def test_a_run_learns_and_leaves_model_curve_and_checkpoints(uninterrupted: Path
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_resume_equals_the_uninterrupted_run(tmp_path: Path, zero: int) -> None:
+    linear = torch.nn.functional.linear
     whole, output = tmp_path / "whole", tmp_path / "out"
     run_training(TinyRecipe(), options(zero=zero), Location.of(whole))
     with pytest.raises(Interruption):
@@ -80,6 +81,7 @@ def test_resume_equals_the_uninterrupted_run(tmp_path: Path, zero: int) -> None:
     report = run_training(TinyRecipe(), options(zero=zero), Location.of(output))
     assert report.first_step == 4
     assert_same_run(whole, output)
+    assert torch.nn.functional.linear is linear
 
 
 def test_other_micro_batches_take_the_same_examples(uninterrupted: Path, tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ from storage.checkpoints import local_copy
 from storage.commits import Dataset, MemberPlan, Snapshot
 from storage.errors import InputError
 from storage.feature_states import remove_states
-from storage.features import parquet
 from storage.locations import Location
+from storage.ranged_tables import parquet
 
 KIND = "attribution"
 CELLS_PER_TASK = 32

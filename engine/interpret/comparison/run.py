@@ -37,8 +37,8 @@ from engine.models import sae
 from storage.activations import ActivationCache
 from storage.commits import Dataset, MemberPlan, Snapshot
 from storage.errors import InputError
-from storage.features import parquet
 from storage.locations import Location
+from storage.ranged_tables import parquet
 
 KIND = "comparison"
 MATCHING, FIRES, FEATURES, METRICS = "matching.parquet", "fires.parquet", "features.parquet", "metrics.json"

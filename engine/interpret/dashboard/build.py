@@ -27,7 +27,12 @@ from storage.commits import Dataset, MemberPlan, Snapshot
 from storage.locations import Location
 
 KIND = "dashboard"
-INDEX = "index.html"
+INDEX, SERVED_INDEX = "index.html", "served.html"
+POLICY = (
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'self' file:; "
+    "script-src 'self' file:; img-src data:; base-uri 'none'; form-action 'none'\">"
+)
+FIRST_NUMBERS = '<script src="data/table.js" defer></script>'
 STYLES = ("page.css", "assets/site.css")
 SCRIPTS = (
     "elements.js",
@@ -35,9 +40,11 @@ SCRIPTS = (
     "assets/site-load.js",
     "assets/site-search.js",
     "assets/site-table.js",
+    "assets/site-drawings.js",
     "assets/site-feature.js",
     "assets/site-map.js",
     "assets/site-genes.js",
+    "assets/site-compare.js",
     "assets/site-pages.js",
     "assets/site.js",
 )
@@ -109,12 +116,19 @@ def _root(inputs: SiteInputs, table: dict[str, Any], starts: list[int]) -> dict[
     }
     if inputs.enrichment is not None:
         found["terms"] = _term_names(inputs)
+    if inputs.others is not None:
+        found["compare"] = inputs.others.summary()
+        found |= {f"compare/{number}": inputs.others.columns(number) for number in inputs.others.numbers}
     files = {f"data/{name}.js": _call(name, value) for name, value in found.items()}
     files["site.css"] = "\n".join(_asset(name) for name in STYLES)
     script = "\n".join(_asset(name) for name in SCRIPTS)
     files["site.js"] = f'(() => {{\n"use strict";\n{script}\n}})();\n'
+    page = Template(_asset("assets/site.html"))
+    title = html.escape(inputs.title)
+    # A server sends the policy itself, and may want a key for numbers: there the script fetches them.
+    files[SERVED_INDEX] = page.substitute(title=title, policy="", served=" data-served", first="")
     # Last: what opens is whole.
-    files[INDEX] = Template(_asset("assets/site.html")).substitute(title=html.escape(inputs.title))
+    files[INDEX] = page.substitute(title=title, policy=POLICY, served="", first=FIRST_NUMBERS)
     return files
 
 

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from engine.interpret.comparison.matching import Partners
 from engine.interpret.dashboard.inputs import SiteInputs
 from engine.interpret.dashboard.numbers import rounded
+from engine.interpret.dashboard.trees import trees
 from engine.interpret.runs import segments
 
 FEATURES_IN_FILE = 64
@@ -39,15 +41,21 @@ def feature_records(inputs: SiteInputs, key: str) -> dict[int, dict[str, Any]]:
     if terms is not None and inputs.enrichment is not None:
         parts["terms"] = _terms(terms, inputs.systems)
         parts["edges"] = _edges(inputs.enrichment.table("edges", [key]))
+    hierarchies = {} if terms is None else trees(terms, inputs.hierarchies)
     summaries = {} if inputs.described is None else _summaries(inputs.described, numbers)
-    matches = {} if inputs.matches is None else _matches(inputs.matches)
+    matches = {} if inputs.others is None else inputs.others.of_features(numbers)
+    near = {} if inputs.neighbours is None else _near(inputs.neighbours, numbers)
     records = {}
     for feature in numbers:
         record: dict[str, Any] = {name: rows.get(feature, []) for name, rows in parts.items()}
         if feature in summaries:
             record["summary"] = summaries[feature]
         if feature in matches:
-            record["match"] = matches[feature]
+            record["others"] = matches[feature]
+        if feature in near:
+            record["near"] = near[feature]
+        if feature in hierarchies:
+            record["trees"] = hierarchies[feature]
         if feature in inputs.steering_effects:
             record["steering"] = inputs.steering_effects[feature]
         records[int(feature)] = record
@@ -70,11 +78,11 @@ def _text(column: pd.Series) -> list[str]:
 
 
 def _genes(table: pd.DataFrame) -> Rows:
-    """name, mean, lift, activation x expression, tokens fired on, tokens."""
+    """name, mean, lift, activation x expression, tokens fired on, tokens, the score that ranks."""
     top = table[table["rank"] < GENES_SHOWN]
     scores = (rounded(top[name]) for name in ("mean", "lift", "expression"))
     counts = (top[name].tolist() for name in ("n", "occurrences"))
-    return _cut(top, GENES_SHOWN, _text(top["gene_name"]), *scores, *counts)
+    return _cut(top, GENES_SHOWN, _text(top["gene_name"]), *scores, *counts, rounded(top["score"], 3))
 
 
 def _cells(table: pd.DataFrame) -> Rows:
@@ -147,9 +155,11 @@ def _summaries(table: pd.DataFrame, numbers: list[int]) -> dict[int, dict[str, A
     return found
 
 
-def _matches(table: pd.DataFrame) -> dict[int, list[Any]]:
-    """share of the others that have it, best autoencoder, feature there, mean similarity."""
-    scores = {name: rounded(table[name], 3) for name in ("stability", "mean_similarity")}
-    places = (table[name].astype(int).tolist() for name in ("best_sae", "best_feature"))
-    rows = zip(scores["stability"], *places, scores["mean_similarity"], strict=True)
-    return {int(feature): list(row) for feature, row in zip(table.index.tolist(), rows, strict=True)}
+def _near(neighbours: Partners, numbers: list[int]) -> Rows:
+    """feature, cosine of the directions they write."""
+    found = {}
+    for feature in numbers:
+        cosines = rounded(neighbours.similarity_FC[feature], 3)
+        rows = zip(neighbours.index_FC[feature].tolist(), cosines, strict=True)
+        found[feature] = [[other, cosine] for other, cosine in rows if cosine and cosine > 0]
+    return found

@@ -1,8 +1,10 @@
-"""What a site is made from: feature tables and, where given, enrichment, comparison, steering, batches."""
+"""What a site is made from: feature tables and, where given, enrichment, comparison, steering, batches, the
+autoencoder itself."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,8 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from engine.interpret.comparison.matching import Partners
+from engine.interpret.dashboard.neighbours import neighbours_of
+from engine.interpret.dashboard.others import Others
+from engine.interpret.dashboard.trees import Hierarchy, hierarchies_of
+from storage.checkpoints import fingerprint, local_copy
 from storage.commits import Snapshot, open_snapshot
-from storage.enrichment import EnrichmentTables
+from storage.enrichment import HIERARCHY, EnrichmentTables
 from storage.errors import InputError
 from storage.features import FeatureTables
 from storage.locations import Location
@@ -27,9 +34,10 @@ class SiteInputs:
     title: str
     features: FeatureTables
     enrichment: EnrichmentTables | None
-    comparison: Snapshot | None
+    others: Others | None
     steering: Snapshot | None
     batch: FeatureTables | None
+    sae: str | None
     public: bool
 
     @classmethod
@@ -40,8 +48,10 @@ class SiteInputs:
         title: str = "",
         enrichment: str | None = None,
         comparison: str | None = None,
+        others: Sequence[str] = (),
         steering: str | None = None,
         batch: str | None = None,
+        sae: str | None = None,
         public: bool = False,
     ) -> SiteInputs:
         """Raises InputError for what is not there or belongs to other features."""
@@ -55,13 +65,21 @@ class SiteInputs:
         batches = FeatureTables.open(batch) if batch else None
         if batches is not None and batches.lineage.get("sae") != tables.lineage.get("sae"):
             raise InputError(f"{batch}: of another autoencoder than {features}.")
+        if others and not comparison:
+            raise InputError("feature tables of other autoencoders need the comparison with them.")
+        compared = open_snapshot(Location.of(comparison), COMPARISON) if comparison else None
+        if sae is not None and fingerprint(local_copy(sae)) != tables.lineage.get("sae"):
+            raise InputError(f"{sae}: another autoencoder than the one {features} is of.")
         return cls(
             title or "What the features mean",
             tables,
             enriched,
-            open_snapshot(Location.of(comparison), COMPARISON) if comparison else None,
+            None
+            if compared is None
+            else Others.of(compared, tables, [FeatureTables.open(one) for one in others]),
             open_snapshot(Location.of(steering), STEERING) if steering else None,
             batches,
+            sae,
             public,
         )
 
@@ -71,9 +89,11 @@ class SiteInputs:
         return {
             "features": self.features.dataset_id,
             "enrichment": self.enrichment and self.enrichment.dataset_id,
-            "comparison": self.comparison and self.comparison.dataset_id,
+            "comparison": self.others and self.others.comparison.dataset_id,
+            "others": [one.dataset_id for one in self.others.described.values()] if self.others else [],
             "steering": self.steering and self.steering.dataset_id,
             "batch": self.batch and self.batch.dataset_id,
+            "neighbours": self.sae is not None,
             "title": self.title,
             "public": self.public,
         }
@@ -122,24 +142,18 @@ class SiteInputs:
         )
 
     @cached_property
-    def matches(self) -> pd.DataFrame | None:
-        """stability, best_sae, best_feature, mean_similarity of each feature, from the comparison.
+    def hierarchies(self) -> dict[str, Hierarchy]:
+        """Of the sources that may be shown and say what lies under what."""
+        # Enrichment made before hierarchies were kept has none.
+        if self.enrichment is None or HIERARCHY not in self.enrichment.snapshot.all_objects:
+            return {}
+        table = self.enrichment.hierarchy
+        return hierarchies_of(table[~table["source"].isin(self.hidden_sources)])
 
-        Raises InputError when the comparison does not hold this autoencoder.
-        """
-        if self.comparison is None:
-            return None
-        known = pd.read_parquet(io.BytesIO(self.comparison.read("features.parquet")))
-        ours = [
-            number
-            for number, one in enumerate(self.comparison.lineage["saes"])
-            if one["fingerprint"] == self.features.lineage.get("sae")
-        ]
-        if not ours:
-            raise InputError(
-                f"{self.comparison.location}: compares other autoencoders than the one these features are of."
-            )
-        return known[known["sae"] == ours[0]].set_index("feature")
+    @cached_property
+    def neighbours(self) -> Partners | None:
+        """The features whose decoder directions are nearest to each one's; None without the autoencoder."""
+        return None if self.sae is None else neighbours_of(self.sae)
 
     @cached_property
     def batch_auroc(self) -> pd.Series | None:

@@ -33,6 +33,7 @@ def overview(inputs: SiteInputs) -> dict[str, Any]:
         "first": first,
         "nFeatures": len(features),
         "nCells": int(inputs.features.facts.get("n_cells", 0)),
+        "geneScore": str(inputs.features.lineage.get("tables", {}).get("score", "mean")),
         "genes": list(genes),
         "topGenes": listed.ravel().tolist(),
         "density": rounded(features["density"]),
@@ -65,6 +66,7 @@ def _enrichment(inputs: SiteInputs, features: pd.DataFrame) -> dict[str, Any]:
         return {"terms": None}
     rows = described.set_index("feature").reindex(features["feature"])
     term_code, terms = pd.factorize(rows["best_term"].replace("", None))
+    maker_code, makers = pd.factorize(rows["label_by"])
     groups = sorted({group for text in rows["groups"].fillna("") for group in text.split("|") if group})
     mask = [
         sum(1 << groups.index(group) for group in text.split("|") if group)
@@ -81,15 +83,17 @@ def _enrichment(inputs: SiteInputs, features: pd.DataFrame) -> dict[str, Any]:
         "nullShare": rounded(rows["best_null_share"], 3),
         "listed": rows["n_genes"].astype(int).tolist(),
         "name": rows["label"].astype(str).tolist(),
+        "makers": [str(maker) for maker in makers],
+        "maker": maker_code.tolist(),
         "confidence": rounded(rows["label_confidence"], 2),
     }
     return found | ({"edgesQ": rounded(rows["edges_q"], 3)} if "edges_q" in rows else {})
 
 
 def _stability(inputs: SiteInputs, features: pd.DataFrame) -> dict[str, Any]:
-    if inputs.matches is None:
+    if inputs.others is None:
         return {}
-    rows = inputs.matches.reindex(features["feature"])
+    rows = inputs.others.stability.reindex(features["feature"])
     return {"stability": rounded(rows["stability"], 3)}
 
 

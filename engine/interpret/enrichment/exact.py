@@ -137,7 +137,7 @@ def _kept(
     entry_S = table.order[rank_S]
     p_S = table.p_E[entry_S]
     starts, filled = _row_starts(row_S, n_rows)
-    stops = np.append(starts[1:], row_S.size)
+    stops = np.append(starts, row_S.size)[1:]
     scaled_S = p_S * n_terms / (np.arange(1, row_S.size + 1) - np.repeat(starts, stops - starts))
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         ascending = scaled_S[start:stop][::-1]

@@ -36,6 +36,38 @@ def catalogue(study: Study, hierarchies: Sequence[tuple[Hierarchy, ParentChild] 
     )
 
 
+def ancestry(study: Study, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """source, term_id, name, parents: the terms tested and all above them, of sources that have a hierarchy.
+
+    tables: `terms` of each source.
+    """
+    rows = [
+        (terms.source, term, *known)
+        for terms in study.sources
+        for term, known in _above(set(terms.term_id_T), tables[terms.source]).items()
+    ]
+    return pd.DataFrame(rows, columns=["source", "term_id", "name", "parents"])
+
+
+def _above(tested: set[str], table: pd.DataFrame) -> dict[str, tuple[str, list[str]]]:
+    """term -> name and parents, of these terms and all above them; nothing where no term has a parent."""
+    if "parents" not in table or not any(len(parents) for parents in table["parents"]):
+        return {}
+    known = {
+        term: (name, parents)
+        for term, name, parents in zip(table["term_id"], table["name"], table["parents"], strict=True)
+    }
+    found: dict[str, tuple[str, list[str]]] = {}
+    waiting = sorted(tested & known.keys())
+    while waiting:
+        term = waiting.pop()
+        if term not in found:
+            name, parents = known[term]
+            found[term] = (name, [parent for parent in parents if parent in known and parent != term])
+            waiting += found[term][1]
+    return dict(sorted(found.items()))
+
+
 def background_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame(
         {

@@ -30,7 +30,7 @@ from engine.interpret.enrichment.inputs import (
 from engine.interpret.enrichment.namer import Namer
 from engine.interpret.enrichment.network import MIN_SCORE, Network, coherence, edge_table, empty_edges
 from engine.interpret.enrichment.originals import as_json, summary, validations
-from engine.interpret.enrichment.overall import SUBJECT, background_table, catalogue, facts_of
+from engine.interpret.enrichment.overall import SUBJECT, ancestry, background_table, catalogue, facts_of
 from engine.interpret.enrichment.ranked import ranked_table
 from engine.interpret.enrichment.rates import Chance, corrections_of, rate_table
 from engine.interpret.enrichment.report import report_page
@@ -49,6 +49,7 @@ from storage.commits import Dataset, Snapshot
 from storage.enrichment import (
     BACKGROUND,
     CATALOGUE,
+    HIERARCHY,
     RANKED,
     RATES,
     REPORT,
@@ -56,8 +57,9 @@ from storage.enrichment import (
     plan_enrichment,
     write_range,
 )
-from storage.features import FeatureTables, parquet
+from storage.features import FeatureTables
 from storage.locations import Location
+from storage.ranged_tables import parquet
 
 # done, total, unit
 Progress = Callable[[int, int, str], None]
@@ -229,6 +231,7 @@ def _write(
     facts = facts_of(subject, study, rates, pd.concat(annotated, ignore_index=True), asdict(options))
     objects = {
         CATALOGUE: parquet(catalogue(study, hierarchies)),
+        HIERARCHY: parquet(ancestry(study, {one.name: one.terms for one in knowledge.sources})),
         RATES: parquet(rates),
         BACKGROUND: parquet(background_table(study)),
         SOURCES: json.dumps(licence_rows(knowledge.licences), indent=2).encode(),

@@ -21,8 +21,8 @@ from engine.interpret.evaluation.options import EvaluationOptions
 from engine.interpret.evaluation.stages import Stages
 from engine.interpret.passes import Progress
 from storage.commits import Dataset, MemberPlan, Snapshot
-from storage.features import parquet
 from storage.locations import Location
+from storage.ranged_tables import parquet
 
 KIND = "sae_evaluation"
 METRICS, SUMMARY = "metrics.json", "summary.parquet"

@@ -34,7 +34,7 @@ from engine.models import sae
 from engine.streaming.draws import token_draws
 from storage.checkpoints import local_copy
 from storage.commits import Dataset
-from storage.features import parquet
+from storage.ranged_tables import parquet
 
 BASELINE_STAGE, TOKEN_STAGE, DOWNSTREAM_STAGE, STABILITY_STAGE = (
     "baselines",

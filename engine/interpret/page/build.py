@@ -12,6 +12,7 @@ from string import Template
 from typing import Any
 
 from engine.interpret.page.content import PageContent, as_json
+from engine.interpret.page.searches import searches_html
 
 SCRIPTS = (
     "content.js",
@@ -35,6 +36,9 @@ def render(content: PageContent) -> str:
         lead=html.escape(content.lead),
         footer=html.escape(content.footer),
         quality_note=html.escape(content.quality_note),
+        searches=searches_html(
+            content.searches, content.cells.place_C2, content.search_measures, content.search_note
+        ),
         style=_asset("page.css"),
         script="\n".join(_asset(name) for name in SCRIPTS),
         content=script_json(as_json(content)),

@@ -77,6 +77,19 @@ class CellMap:
 
 
 @dataclass(frozen=True)
+class TextSearch:
+    """One question in words. found: rows of the cells, best first. right: whether each is of the kind asked
+    for. verdict: of the best one, as `search` gives it.
+    """
+
+    question: str
+    wanted: str
+    found: Sequence[int]
+    right: Sequence[bool]
+    verdict: str
+
+
+@dataclass(frozen=True)
 class PageContent:
     title: str
     lead: str
@@ -93,6 +106,9 @@ class PageContent:
     curves: tuple[Curve, ...]
     measures: tuple[Measure, ...]
     commands: tuple[Command, ...]
+    searches: tuple[TextSearch, ...] = ()
+    search_measures: tuple[Measure, ...] = ()
+    search_note: str = ""
 
 
 def as_json(content: PageContent) -> dict[str, Any]:

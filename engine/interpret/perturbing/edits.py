@@ -19,16 +19,19 @@ import numpy.typing as npt
 from engine.models import Tokeniser, Tokens
 from engine.models.geneformer.tokenise import GeneformerTokeniser
 
-Kind = Literal["delete", "overexpress"]
-KINDS: tuple[Kind, ...] = ("delete", "overexpress")
+Kind = Literal["delete", "overexpress", "drug"]
+KINDS: tuple[Kind, ...] = ("delete", "overexpress", "drug")
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One or several genes (token ids), changed together."""
+    """One or several genes (token ids), changed together; or the drug that a cell was given, a row of the
+    model's table, in a cell whose genes stay as they are.
+    """
 
     kind: Kind
     genes: tuple[int, ...]
+    drug: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,15 @@ class TokenEditor:
 
     def concerns(self, cell: Tokens, perturbation: Perturbation) -> bool:
         """Whether it makes another cell: what is not there cannot be deleted, and one gene must be left."""
-        if perturbation.kind == "overexpress":
+        if perturbation.kind != "delete":
             return True
         deleted_T = np.isin(cell.ids_T, perturbation.genes)
         return bool(deleted_T.any() and (self.is_gene_V[cell.ids_T] & ~deleted_T).any())
 
     def perturbed(self, cell: Tokens, perturbation: Perturbation) -> Tokens:
         """One cell (as many tokens as `tokens_to_read` says) with its genes changed."""
+        if perturbation.kind == "drug":
+            return self.unperturbed(cell)
         others_T = ~np.isin(cell.ids_T, perturbation.genes)
         if perturbation.kind == "delete":
             return self._kept(cell, others_T)

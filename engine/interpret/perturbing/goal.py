@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from engine.streaming.inputs import Inputs
 from engine.streaming.packing import pack
@@ -36,7 +37,12 @@ def spread(cells: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
 
 
 def mean_embedding_on_ray(
-    inputs: Inputs, cells: npt.NDArray[np.int64], recipe: Recipe, layer: int, pool: str
+    inputs: Inputs,
+    cells: npt.NDArray[np.int64],
+    recipe: Recipe,
+    layer: int,
+    pool: str,
+    drug: int | None = None,
 ) -> npt.NDArray[np.float32]:
     """`mean_embedding` where an encoder has room. Called inside a Ray session."""
     import ray
@@ -44,22 +50,40 @@ def mean_embedding_on_ray(
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(mean_embedding)
     device = "cuda" if gpus else "cpu"
-    found: npt.NDArray[np.float32] = ray.get(task.remote(inputs, cells, recipe, layer, pool, device))
+    found: npt.NDArray[np.float32] = ray.get(task.remote(inputs, cells, recipe, layer, pool, device, drug))
     return found
 
 
 def mean_embedding(
-    inputs: Inputs, cells: npt.NDArray[np.int64], recipe: Recipe, layer: int, pool: str, device: str
+    inputs: Inputs,
+    cells: npt.NDArray[np.int64],
+    recipe: Recipe,
+    layer: int,
+    pool: str,
+    device: str,
+    drug: int | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Mean over cells of their unperturbed embeddings, float32 [D]; cells without tokens are left out."""
-    spec = EncoderSpec(inputs.model.path, recipe.precision, recipe.batch_tokens, 1, device)
+    """Mean over cells of their unperturbed embeddings, float32 [D]; cells without tokens are left out.
+
+    drug: row of the drug that they are taken to have been given, of models with a drug token.
+    """
+    spec = EncoderSpec(
+        inputs.model.path,
+        recipe.precision,
+        recipe.batch_tokens,
+        1,
+        device,
+        drug_token=inputs.model.drug_token,
+    )
     encoder: Any = load_encoder(spec)
     tokenise = inputs.tokeniser(recipe.max_tokens, recipe.seed)
     total_D, n_cells = np.zeros(inputs.model.d_model), 0
     for run in np.split(cells, np.flatnonzero(np.diff(cells) > 1) + 1):
         tokens = tokenise.tokens(inputs.store.read(int(run[0]), int(run[-1]) + 1))
         for batch in pack(tokens.lengths, recipe.batch_tokens):
-            e_CD = encoder.embed(tokens.select(batch).to_torch(device), layer, pool).float().cpu().numpy()
+            drug_C = None if drug is None else torch.full((len(batch),), drug, device=device)
+            packed = tokens.select(batch).to_torch(device)
+            e_CD = encoder.embed(packed, layer, pool, drug_C=drug_C).float().cpu().numpy()
             e_CD = e_CD[np.isfinite(e_CD).all(1)]
             total_D += e_CD.sum(0, dtype=np.float64)
             n_cells += len(e_CD)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from engine.streaming.members import Member, members_by_tokens, token_bound
 from engine.streaming.products.product import Source
 from storage.activations import gene_table
 from storage.commits import Dataset, MemberPlan, Snapshot
-from storage.features import parquet
+from storage.ranged_tables import parquet
 
 KIND = "perturbed_cells"
 # A member's cells are encoded once for every perturbation of theirs, so it is smaller than one encoded once.
@@ -54,6 +54,10 @@ class PerturbedCellsProduct:
     layer: int
     pool: str
     goal_D: npt.NDArray[np.float32] | None
+    base_drug: int | None = None
+    """Row of the drug of unperturbed cells, of models with a drug token."""
+    drugs: tuple[str, ...] = ()
+    """Names of the perturbations, where these are drugs."""
 
     kind = KIND
 
@@ -91,6 +95,8 @@ class PerturbedCellsProduct:
         names, ids = genes["gene_name"].tolist(), genes["gene_id"].tolist()
         for column, called in (("gene_names", names), ("gene_ids", ids)):
             table.insert(1, column, [",".join(called[gene] for gene in p.genes) for p in self.perturbations])
+        if self.drugs:
+            table.insert(1, "drug", list(self.drugs))
         table.insert(1, "kind", [each.kind for each in self.perturbations])
         facts = {
             "n_cells": int(pairs["cell"].nunique()),
@@ -118,7 +124,7 @@ class PairCollector:
         self.by_gene: dict[int, list[int]] = {}
         self.of_any_cell: set[int] = set()
         for number, each in enumerate(product.perturbations):
-            if each.kind == "overexpress":
+            if each.kind != "delete":
                 self.of_any_cell.add(number)
             for gene in each.genes if each.kind == "delete" else ():
                 self.by_gene.setdefault(gene, []).append(number)
@@ -131,7 +137,8 @@ class PairCollector:
         whole = [self.tokens.select([cell]) for cell in chosen]
         if not whole:
             return lambda: None
-        base_CD = self._embedded([self.editor.unperturbed(cell) for cell in whole])
+        base_drugs = [self.product.base_drug] * len(whole)
+        base_CD = self._embedded([self.editor.unperturbed(cell) for cell in whole], base_drugs)
         versions: list[tuple[int, int, Tokens]] = []
         waiting = 0
         for row, cell in enumerate(whole):
@@ -154,16 +161,19 @@ class PairCollector:
         }
         return sorted(number for number in found if self.editor.concerns(cell, perturbations[number]))
 
-    def _embedded(self, cells: list[Tokens]) -> Tensor:
+    def _embedded(self, cells: list[Tokens], drugs: Sequence[int | None]) -> Tensor:
         """e_CD; NaN for a cell without a gene."""
         packed = Tokens.concatenate(cells).to_torch(self.encoder.device)
-        return self.encoder.embed(packed, self.product.layer, self.product.pool).float()
+        rows = [drug for drug in drugs if drug is not None]
+        drug_C = torch.tensor(rows, device=self.encoder.device) if rows else None
+        return self.encoder.embed(packed, self.product.layer, self.product.pool, drug_C=drug_C).float()
 
     def _measure(
         self, versions: list[tuple[int, int, Tokens]], cells: npt.NDArray[np.int64], base_CD: Tensor
     ) -> None:
         rows, numbers, tokens = zip(*versions, strict=True)
-        perturbed_VD = self._embedded(list(tokens))
+        drugs = [self.product.perturbations[number].drug for number in numbers]
+        perturbed_VD = self._embedded(list(tokens), drugs)
         metric_VM = shifts(base_CD[torch.tensor(rows, device=base_CD.device)], perturbed_VD, self.goal_D)
         self.n_versions_tokens += sum(each.n_tokens for each in tokens)
         self.found.append((np.array(numbers), self.member.start + cells[list(rows)], metric_VM))
@@ -210,7 +220,8 @@ def strongest(table: pd.DataFrame, metrics: tuple[str, ...]) -> dict[str, Any]:
     body: dict[str, Any] = {}
     for metric in metrics:
         there = table[table["n_cells"] > 0].sort_values(metric, ascending=False).head(SHOWN)
-        columns = ["kind", "gene_names", "n_cells", metric, f"fdr_{metric}"]
+        named = "drug" if "drug" in there else "gene_names"
+        columns = ["kind", named, "n_cells", metric, f"fdr_{metric}"]
         rows = json.loads(there[columns].to_json(orient="records"))
         body[metric] = {"n_significant": int((table[f"fdr_{metric}"] < 0.05).sum()), "highest": rows}
     return body

@@ -30,6 +30,8 @@ class Request:
 
     together: all genes at once, as one perturbation. states: start and goal; None for no goal. goal_cells: at
     most so many cells stand for the goal. layer, pool: of embeddings; None for the model's own.
+    drugs: names in the model's table of drugs, with kind "drug". base_drug: what unperturbed cells were
+    given; None for not known.
     """
 
     kind: Kind
@@ -39,6 +41,12 @@ class Request:
     goal_cells: int = GOAL_CELLS
     layer: int | None = None
     pool: str | None = None
+    drugs: tuple[str, ...] = ()
+    base_drug: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found if self.kind == "drug" else {key: found[key] for key in found if "drug" not in key}
 
 
 def perturb_cells(
@@ -60,7 +68,7 @@ def perturb_cells(
     perturbations = perturbations_of(inputs, request)
     chosen_C, goal_cells = chosen_cells(inputs, request)
     product = PerturbedCellsProduct(
-        request=json.loads(json.dumps(asdict(request))),
+        request=request.as_json(),
         perturbations=perturbations,
         chosen_C=chosen_C,
         max_tokens=inputs.model.token_limit(recipe.max_tokens),
@@ -68,10 +76,14 @@ def perturb_cells(
         layer=inputs.model.layer(request.layer),
         pool=request.pool or inputs.model.default_pool,
         goal_D=None,
+        base_drug=_drug_row(inputs, request.base_drug) if request.kind == "drug" else None,
+        drugs=request.drugs,
     )
     if goal_cells is not None:
         with ray_session.connect(workers.address):
-            goal_D = mean_embedding_on_ray(inputs, goal_cells, recipe, product.layer, product.pool)
+            goal_D = mean_embedding_on_ray(
+                inputs, goal_cells, recipe, product.layer, product.pool, product.base_drug
+            )
         product = replace(product, goal_D=goal_D)
     return encode(
         inputs,
@@ -91,8 +103,10 @@ def recipe_to_read(inputs: Inputs, product: PerturbedCellsProduct, recipe: Recip
 
 
 def perturbations_of(inputs: Inputs, request: Request) -> tuple[Perturbation, ...]:
-    """Raises InputError naming genes that the model does not know."""
+    """Raises InputError naming genes or drugs that the model does not know."""
     model = inputs.model
+    if request.kind == "drug":
+        return tuple(Perturbation("drug", (), _drug_row(inputs, name)) for name in request.drugs)
     table = gene_table(model.tokeniser.gene_ids, model.tokeniser.special_ids, inputs.store.genes)
     if request.genes is None:
         if request.together:
@@ -111,6 +125,17 @@ def perturbations_of(inputs: Inputs, request: Request) -> tuple[Perturbation, ..
     if request.together:
         return (Perturbation(request.kind, tuple(tokens)),)
     return tuple(Perturbation(request.kind, (int(token),)) for token in tokens)
+
+
+def _drug_row(inputs: Inputs, name: str | None) -> int:
+    """Row of a drug in the model's table; the unknown drug's for None."""
+    table: dict[str, int] = getattr(inputs.model.tokeniser, "drugs", {})
+    if name is None:
+        return int(inputs.model.tokeniser.drug_ids([None])[0])  # type: ignore[attr-defined]
+    if name not in table:
+        known = ", ".join(list(table)[:8]) + (", ..." if len(table) > 8 else "")
+        raise InputError(f"--drugs {name}: {inputs.model.path} knows no such drug; it has {known or 'none'}.")
+    return table[name]
 
 
 def chosen_cells(

@@ -35,7 +35,7 @@ from engine.streaming.members import Member, members_by_tokens, token_bound
 from engine.streaming.products.product import Source
 from storage.activations import gene_table as names_of_genes
 from storage.commits import Dataset, MemberPlan, Snapshot
-from storage.features import parquet
+from storage.ranged_tables import parquet
 
 KIND = "effects"
 # A member holds every version of its cells, so it is smaller than one that is encoded once.

@@ -14,11 +14,12 @@ from engine.models.bimamba.config import PerturbationConfig, original
 from engine.models.bimamba.create import create
 from engine.models.bimamba.heads import Prediction, negative_binomial_loss
 from engine.models.bimamba.mamba import Mamba1, Mamba2
-from engine.models.bimamba.memory import activation_terms, parameter_count
+from engine.models.bimamba.memory import IN_WORK, activation_terms, parameter_count
 from engine.models.bimamba.model import PerturbationModel
 from engine.models.bimamba.objective import TrainingModule
 
 __all__ = [
+    "IN_WORK",
     "BiMamba",
     "Conditions",
     "Mamba1",

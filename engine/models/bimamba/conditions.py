@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from engine.models.bimamba.config import PerturbationConfig
 from engine.models.errors import ModelError
+from engine.models.layers.embedding import Embedding
 from engine.models.layers.precision import LayerNorm, Linear
 
 NO_TARGET = -1
@@ -53,6 +54,13 @@ class Conditions:
     def from_batch(cls, batch: dict[str, Tensor]) -> Conditions:
         """Conditions among the tensors of a batch: `targets_BK`, `drugs_BP`, `dose_B`, `context_B`."""
         return cls(batch["targets_BK"], batch.get("drugs_BP"), batch.get("dose_B"), batch.get("context_B"))
+
+    def to(self, device: torch.device) -> Conditions:
+        """The same on another device."""
+        parts = (self.targets_BK, self.drugs_BP, self.dose_B, self.context_B)
+        targets_BK, *others = (None if part is None else part.to(device) for part in parts)
+        assert targets_BK is not None  # noqa: S101 - it is never None
+        return Conditions(targets_BK, *others)
 
     def __len__(self) -> int:
         return len(self.targets_BK)
@@ -116,7 +124,7 @@ class ConditionEncoder(nn.Module):
             if config.drug_dim
             else None
         )
-        self.context = nn.Embedding(config.n_contexts, width) if config.n_contexts else None
+        self.context = Embedding(config.n_contexts, width) if config.n_contexts else None
         self.joint = nn.Sequential(LayerNorm(width), Linear(width, width), nn.GELU(), Linear(width, width))
 
     def forward(self, conditions: Conditions, token_GD: Tensor) -> Tensor:

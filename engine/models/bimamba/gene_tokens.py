@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from engine.models.bimamba.config import N_CHROMOSOMES, PerturbationConfig
 from engine.models.bimamba.tokenise import OTHER, UNKNOWN_LOCUS, GeneLoci
+from engine.models.layers.embedding import Embedding
 from engine.models.layers.precision import LayerNorm, Linear
 
 
@@ -29,8 +30,8 @@ class GeneTokens(nn.Module):
     def __init__(self, config: PerturbationConfig) -> None:
         super().__init__()
         n_genes = config.n_known
-        self.identity = nn.Embedding(n_genes, config.gene_identity_dim)
-        self.chromosome = nn.Embedding(N_CHROMOSOMES, config.chromosome_dim)
+        self.identity = Embedding(n_genes, config.gene_identity_dim)
+        self.chromosome = Embedding(N_CHROMOSOMES, config.chromosome_dim)
         self.locus = Linear(2 * config.locus_frequencies, config.locus_dim)
         self.project = Linear(config.feature_dim, config.d_model)
         self.norm = LayerNorm(config.d_model)

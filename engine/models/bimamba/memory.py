@@ -1,6 +1,6 @@
 """Sizes of a model that does not exist yet: its parameters, and what a training pass holds in memory.
 
-Every term is what autograd was seen to keep (tests/models/bimamba/test_memory.py counts it again).
+Every term is what autograd was seen to hold (tests count it again).
 Legend: B conditions of a pass, L positions (genes and the condition's token), D width, E inner channels,
 X convolved channels, Z outputs of in_proj, H heads, G groups, N state.
 """
@@ -15,6 +15,8 @@ from engine.models.bimamba.scan import CHUNK, SEGMENT
 from engine.models.bimamba.selective_scan import BLOCK, BLOCKS
 
 FULL, HALF = 4, 2  # bytes of float32 and bfloat16
+IN_WORK = "scan in work"
+"""The term that members of an ensemble, whose passes back come one after the other, do not multiply."""
 
 
 def parameter_count(config: PerturbationConfig) -> int:
@@ -45,7 +47,7 @@ def activation_terms(
         "gene tokens": tables + FULL * tokens * 3 + stream,
         "residual stream": config.n_layers * stream if checkpointing else 0,
         "activations of layers": (1 if checkpointing else config.n_layers) * kept,
-        "gradients in work": 2 * stream + FULL * tokens * _widest(config),
+        IN_WORK: max(2 * stream, _in_work(config, conditions, device)),
         "head": 2 * stream,
     }
 
@@ -73,13 +75,20 @@ def _kept_mamba1(config: PerturbationConfig, bf16: bool, device: str) -> int:
     return FULL * (2 * (10 * e + projected + 2 * n + carried) + 4 * d + e)
 
 
-def _widest(config: PerturbationConfig) -> int:
-    """Numbers of a token that the backward pass of a layer holds at once beside what was kept.
+def _in_work(config: PerturbationConfig, conditions: int, device: str) -> int:
+    """Bytes that the backward pass of a layer holds at its highest beside what was kept: in the scan, which
+    computes one segment again with all that autograd needs of it.
 
-    Gradients of both directions' projections, of the convolution's inputs and outputs, and of the gate.
+    Counts of copies are those seen at the peak (tests/training/perturbation/test_memory.py). What the layer
+    had kept of later steps (gate, norm, output) is gone by then, hence the share of tokens.
     """
+    e, length = config.d_inner, config.n_genes + 1
     if config.block == "mamba1":
-        return 12 * config.d_inner
-    x = config.d_inner + 2 * config.ngroups * config.d_state
-    z = config.d_inner + x + config.d_inner // config.headdim
-    return 2 * z + 4 * x + 4 * config.d_inner
+        segment = BLOCK * BLOCKS
+        numbers = 4.6 * e * config.d_state * segment + 1.3 * e * length
+        return int(FULL * conditions * numbers)
+    chunks = min(SEGMENT[device], -(-length // CHUNK))
+    positions = chunks * CHUNK
+    decays = 4.5 * (e // config.headdim) * CHUNK * positions
+    states = 3 * chunks * config.d_state * e
+    return int(FULL * conditions * (decays + states + 9.5 * e * positions - 2 * e * length))

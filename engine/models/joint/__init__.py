@@ -5,6 +5,7 @@ model = joint.create("geneformer-v1", "biobert", width=2048, head="residual")   
 scores = joint.scores(model.embed_texts(["T cells"]), model.embed_cells(tokens), model.scale)
 """
 
+from engine.models.joint.attribution import TextAttribution, attribute_text
 from engine.models.joint.checkpoint import create, load, save
 from engine.models.joint.config import JointConfig
 from engine.models.joint.large_batches import features_in_chunks, gather_rows
@@ -24,10 +25,12 @@ __all__ = [
     "JointModel",
     "ObjectiveOptions",
     "StandardisedHead",
+    "TextAttribution",
     "TextSide",
     "TextTokens",
     "TextTower",
     "TrainingModule",
+    "attribute_text",
     "contrastive_loss",
     "create",
     "features_in_chunks",

@@ -43,6 +43,15 @@ def gather_rows(x_BD: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     return rows
 
 
+def most_rows(n_rows: int, device: torch.device, group: dist.ProcessGroup | None = None) -> int:
+    """The largest number of rows that a rank has; its own without a process group. Collective."""
+    if not dist.is_initialized() or dist.get_world_size(group) == 1:
+        return n_rows
+    most = torch.tensor(n_rows, device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX, group=group)
+    return int(most)
+
+
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BD: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.errors import ModelError
-from engine.models.joint.large_batches import Chunk, features_in_chunks, gather_rows
+from engine.models.joint.large_batches import Chunk, features_in_chunks, gather_rows, most_rows
 from engine.models.joint.losses import LossKind, contrastive_loss, same_caption
 from engine.models.joint.model import JointModel
 from engine.models.joint.text_tower import TextTokens
@@ -130,7 +130,9 @@ class TrainingModule(nn.Module):
         """Features of a batch's texts, before their head: of distinct ones where the batch has those."""
         if "text_features_BD" in batch:
             return batch["text_features_BD"]
-        return self._run("text", _text_chunks(batch, self.options.chunk), self.model.text_features)
+        n_texts, device = len(batch["text_ids_BS"]), batch["text_ids_BS"].device
+        chunks = _text_chunks(batch, self.options.chunk, most_rows(n_texts, device))
+        return self._run("text", chunks, self.model.text_features)[:n_texts]
 
     def _run(self, tower: str, chunks: Iterator[Chunk], features: Callable[[Chunk], Tensor]) -> Tensor:
         """Features of all chunks; only a tower that learns has anything to run again for."""
@@ -158,11 +160,17 @@ def _cell_chunks(batch: dict[str, Tensor], chunk: int) -> Iterator[PackedTokens]
         yield PackedTokens.from_tensors(ids_T[start:stop], values_T[start:stop], own - start)
 
 
-def _text_chunks(batch: dict[str, Tensor], chunk: int) -> Iterator[TextTokens]:
+def _text_chunks(batch: dict[str, Tensor], chunk: int, n_most: int) -> Iterator[TextTokens]:
+    """The batch's texts, `chunk` at a time, and its first text again until there are as many chunks as the
+    rank with most texts (`n_most`) has.
+
+    Ranks have other numbers of distinct texts, and weights that ZeRO-3 shares out come together once for
+    each chunk: a rank that ran its tower less often would leave the others waiting.
+    """
     ids_BS, mask_BS = batch["text_ids_BS"], batch["text_mask_BS"]
     n_texts = len(ids_BS)
-    for first in range(0, n_texts, chunk or n_texts):
-        rows = slice(first, first + (chunk or n_texts))
+    for first in range(0, n_most, chunk or n_most):
+        rows = slice(first, first + (chunk or n_most)) if first < n_texts else slice(0, 1)
         cut_B = torch.zeros(len(ids_BS[rows]), dtype=torch.bool)
         yield TextTokens(ids_BS[rows], mask_BS[rows], cut_B)
 

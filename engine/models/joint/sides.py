@@ -6,19 +6,21 @@ Legend: C cells, B texts, U width of the common space.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from engine.models.encoder import Encoder
+from engine.models.encoder import Encoder, Intervention, layer_hook
 from engine.models.errors import ModelError
 from engine.models.joint.checkpoint import TEXT, WEIGHTS
 from engine.models.joint.config import JointConfig, from_json
 from engine.models.joint.heads import head
 from engine.models.joint.model import cut, in_batches, log_scale_of
-from engine.models.joint.text_tower import TextTower, load_text_tower
+from engine.models.joint.packed_bert import PackedBert
+from engine.models.joint.text_tower import TextTokens, TextTower, load_text_tower
 from engine.models.tokens import PackedTokens, Tokens
 from engine.models.weights import fill, read_json, read_safetensors
 
@@ -41,13 +43,24 @@ class CellSide(nn.Module):
         f_CD = encoder.embed(tokens, self.config.cell_layer, self.config.cell_pool)
         return cut(self.cell_head(f_CD), self.config.width)
 
+    def through(
+        self, encoder: Encoder, tokens: PackedTokens, interventions: Mapping[str, Intervention]
+    ) -> Tensor:
+        """As `embed`, with states replaced on the way (`engine.models.encoder.Intervention`); gradients pass
+        to them."""
+        layer = self.config.cell_layer
+        hook = layer_hook(encoder.default_layer if layer is None else layer, encoder.n_layers)
+        x_TD = encoder(tokens, hooks=(hook,), interventions=interventions).hooks[hook]
+        f_CD = encoder.pooled(x_TD, tokens, self.config.cell_pool or encoder.default_pool)
+        return cut(self.cell_head(f_CD), self.config.width)
+
 
 class TextSide(nn.Module):
-    """The texts' tower and head, with the temperature."""
+    """The texts' tower and head, with the temperature. Its weights stay as they are after the first text."""
 
     def __init__(self, config: JointConfig, text_tower: TextTower) -> None:
         super().__init__()
-        self.config, self.text_tower = config, text_tower
+        self.config, self.text_tower, self.products = config, text_tower, torch.float32
         self.text_head = head(config.head, config.text_width, config.width)
         self.log_scale = nn.Parameter(torch.tensor(log_scale_of(config)))
 
@@ -58,10 +71,36 @@ class TextSide(nn.Module):
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit embeddings e_BU, float32, as `JointModel.embed_texts` makes them."""
+        """Unit embeddings e_BU, float32, as `JointModel.embed_texts` makes them within rounding."""
         if not texts:
             return torch.zeros(0, self.config.width)
-        return in_batches(texts, lambda batch: self.text_tower(self.text_tower.tokenise(batch)), self._unit)
+        return in_batches(texts, lambda batch: self._features(self.text_tower.tokenise(batch)), self._unit)
+
+    @torch.no_grad()
+    def embed(self, tokens: TextTokens) -> Tensor:
+        """As `embed_texts`, of texts that are tokenised already."""
+        return self._unit(self._features(tokens))
+
+    def _features(self, tokens: TextTokens) -> Tensor:
+        if len(tokens.ids_BS) and self.text_tower.device.type == "cpu" and self._packed is not None:
+            return self._packed(tokens)
+        f_BD: Tensor = self.text_tower(tokens)
+        return f_BD
+
+    @cached_property
+    def _packed(self) -> PackedBert | None:
+        takes = PackedBert.takes(self.text_tower)
+        return PackedBert(self.text_tower, self.products) if takes else None
+
+    def round_products(self) -> None:
+        """Have the tower multiply in bfloat16 from now on: faster, and embeddings are a little off. Raises
+        ModelError for a tower that cannot, and ValueError after the first text.
+        """
+        if not PackedBert.takes(self.text_tower):
+            raise ModelError("only a BERT on a CPU multiplies in bfloat16 here; this text tower is another")
+        if "_packed" in self.__dict__:
+            raise ValueError("texts were embedded in float32 already")
+        self.products = torch.bfloat16
 
     def _unit(self, f_BD: Tensor) -> Tensor:
         return cut(self.text_head(f_BD), self.config.width)

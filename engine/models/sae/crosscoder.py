@@ -152,6 +152,11 @@ def save_crosscoder(crosscoder: Crosscoder, directory: Path | str) -> None:
     (directory / CONFIG).write_text(json.dumps(config))
 
 
+def is_crosscoder(directory: Path | str) -> bool:
+    """Whether an autoencoder's directory is a crosscoder's. Raises ModelError where there is no cfg.json."""
+    return read_json(Path(directory) / CONFIG).get("architecture") == "crosscoder"
+
+
 def load_crosscoder(directory: Path | str) -> Crosscoder:
     """The crosscoder of a directory, in eval mode on the CPU. Raises ModelError, naming what does not fit."""
     directory = Path(directory)

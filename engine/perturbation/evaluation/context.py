@@ -15,6 +15,7 @@ from scipy import sparse
 from engine.perturbation import cell_eval, vcc2026
 from engine.perturbation.differential import CountTests, Differential, LogTests, mean_of
 from engine.perturbation.normalise import Scale, log_normalised
+from engine.perturbation.populations import EnergyDistance, clustering_agreement
 from engine.perturbation.rank_sum import Array
 
 
@@ -41,15 +42,19 @@ class Cells:
 
 
 class Reference:
-    """Control cells, and tests against them."""
+    """Control cells, and tests against them.
 
-    def __init__(self, control: Cells, differential: bool) -> None:
-        self.control = control
+    distance_cells: cells of a group that E-distances are taken of, drawn where there are more; 0: none are.
+    """
+
+    def __init__(self, control: Cells, differential: bool, distance_cells: int = 0) -> None:
+        self.control, self._distance_cells = control, distance_cells
         self.mean_G = mean_of(control.logs_CG)
         self._logs = LogTests(control.logs_CG) if differential else None
         counts_CG = control.counts_CG
         self._counts = CountTests(counts_CG) if differential and counts_CG is not None else None
         self.profile = None if counts_CG is None else vcc2026.Profile.of(counts_CG)
+        self._energy = EnergyDistance(self._some(control)) if distance_cells else None
 
     def measured(self, cells: Cells) -> Measured:
         """What metrics need of some cells; the cells themselves may go."""
@@ -60,7 +65,14 @@ class Reference:
             self._logs.test(cells.logs_CG) if self._logs else None,
             self._counts.test(counts_CG) if self._counts and counts_CG is not None else None,
             None if counts_CG is None or self.profile is None else vcc2026.Profile.of(counts_CG),
+            self._energy.of(self._some(cells)) if self._energy else None,
         )
+
+    def _some(self, cells: Cells) -> sparse.csr_matrix:
+        if cells.n <= self._distance_cells:
+            return cells.logs_CG
+        drawn = np.random.default_rng(0).choice(cells.n, self._distance_cells, replace=False)
+        return cells.logs_CG[np.sort(drawn)]
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,8 @@ class Measured:
     logs: Differential | None = None
     counts: Differential | None = None
     profile: vcc2026.Profile | None = None
+    energy: float | None = None
+    """E-distance from the control cells."""
 
 
 @dataclass
@@ -86,6 +100,7 @@ class Contender:
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
     _pairs: dict[str, tuple[Array, Array]] = field(default_factory=dict)
     _profiles: dict[str, tuple[vcc2026.Profile, vcc2026.Profile]] = field(default_factory=dict)
+    _energies: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def add(self, perturbation: str, real: Measured, predicted: Measured, mean_G: Array) -> None:
         """mean_G: the predicted mean itself, which drawn cells only scatter around."""
@@ -96,6 +111,8 @@ class Contender:
             found |= vcc2026.differential_metrics(real.counts, predicted.counts, self.targets[perturbation])
         if real.profile is not None and predicted.profile is not None:
             self._profiles[perturbation] = (real.profile, predicted.profile)
+        if real.energy is not None and predicted.energy is not None:
+            self._energies[perturbation] = (real.energy, predicted.energy)
         self._pairs[perturbation] = (real.mean_G - self.real_control_G, mean_G - self.control_G)
         self.rows[perturbation] = {"n_real": real.n, "n_predicted": predicted.n, **found}
 
@@ -116,6 +133,11 @@ class Contender:
                 for side in ("real", "pred")
             )
             whole["de_spearman_sig"] = cell_eval.significance_agreement(n_real, n_predicted)
+        if len(self._energies) == len(names):
+            real_P, predicted_P = (np.array(side) for side in zip(*self._energies.values(), strict=True))
+            whole["pearson_edistance"] = cell_eval.pearson(real_P, predicted_P)
+            # From differences too: all profiles of a side are moved alike.
+            whole["clustering_agreement"] = clustering_agreement(real_PG, predicted_PG)
         if reference is not None and len(self._profiles) == len(names):
             whole |= self._count_metrics(names, reference, targets)
         return whole

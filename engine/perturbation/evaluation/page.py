@@ -18,6 +18,8 @@ COLUMNS = {
     "discrimination_score_cosine": "PDS (cosine)",
     "overlap_at_N": "DES",
     "precision_at_N": "DE precision",
+    "pearson_edistance": "E-distance r",
+    "clustering_agreement": "clusters",
     "pds_cosine": "vcc2026 PDS",
     "expr_mse_unbiased_capped_norm": "vcc2026 error",
     "direction_fidelity_yield": "direction yield",
@@ -26,8 +28,10 @@ COLUMNS = {
     "lfc_nmae": "fold-change error",
 }
 # Plots are for looking at: so many perturbations, and the genes that move in either.
-_PLOTS, _GENES, _NAMED = 200, 300, 6
+_PLOTS, _GENES, _NAMED, _LOOKED_AT = 200, 300, 6, 20
 _SIDE, _MARGIN = 220, 26
+# Of the text in a plot.
+_LETTER, _LINE = 5.4, 9.0
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #66707e; --line: #d8dde4; --dot: #2a6fb0;
@@ -51,11 +55,18 @@ line { stroke: var(--line); }
 
 
 def render(
-    metrics: Mapping[str, Any], scored: Scored, genes: Sequence[str], real: str, predicted: str
+    metrics: Mapping[str, Any],
+    scored: Scored,
+    genes: Sequence[str],
+    real: str,
+    predicted: str,
+    own: str = PREDICTION,
 ) -> str:
-    """The whole page. All text is escaped: labels, genes and paths are the user's."""
+    """The whole page; `own` is the contender that is drawn. All text is escaped: labels, genes and paths are
+    the user's.
+    """
     warnings = "".join(f"<li>{html.escape(text)}</li>" for text in metrics["warnings"])
-    table = scored.rows[scored.rows["contender"] == PREDICTION]
+    table = scored.rows[scored.rows["contender"] == own]
     rows: dict[Any, dict[Any, Any]] = {
         (row["context"], row["perturbation"]): row for row in table.to_dict("records")
     }
@@ -72,7 +83,7 @@ def render(
 <p>{html.escape(predicted)} against {html.escape(real)}: {metrics["n_perturbations"]} perturbations.
 Baselines know: {html.escape(metrics["baselines_know"])}.</p><ul>{warnings}</ul>
 <h2>Beside what needs no model</h2>
-<div class="scroll">{_contenders(metrics["contenders"])}</div>
+<div class="scroll">{_contenders(metrics["contenders"], own)}</div>
 <p>Means over perturbations, then over contexts. Lower is better for MAE and the two errors, higher for all
 else. <em>replicate</em> is one half of the real cells against the other.</p>
 <h2>Perturbation by perturbation</h2>
@@ -83,11 +94,11 @@ in orange.{rest}</p>
 """
 
 
-def _contenders(contenders: Mapping[str, Mapping[str, float | None]]) -> str:
+def _contenders(contenders: Mapping[str, Mapping[str, float | None]], own: str) -> str:
     columns = {key: title for key, title in COLUMNS.items() if any(key in row for row in contenders.values())}
     head = "".join(f"<th>{title}</th>" for title in columns.values())
     body = "".join(
-        f'<tr class="{"own" if name == PREDICTION else ""}"><td>{html.escape(name)}</td>'
+        f'<tr class="{"own" if name == own else ""}"><td>{html.escape(name)}</td>'
         + "".join(f"<td>{_number(row.get(key))}</td>" for key in columns)
         + "</tr>"
         for name, row in contenders.items()
@@ -103,7 +114,11 @@ def _plot(
     order = np.argsort(-size_G)[:_GENES]
     reach = float(size_G.max()) or 1.0
     targets = set(str(row["perturbation"]).split("+"))
-    dots, names = [], []
+    middle = _SIDE / 2
+    dots: list[str] = []
+    names: list[str] = []
+    # Where something is written: the number of the axis first, then genes in the order of their size.
+    written = [(_SIDE - _MARGIN - 5.0 * _LETTER, middle + 10)]
     for place, gene in enumerate(order.tolist()):
         real, predicted = float(effect_2G[0, gene]), float(effect_2G[1, gene])
         x, y = _place(real, reach), _SIDE - _place(predicted, reach)
@@ -113,9 +128,9 @@ def _plot(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4"{kind}><title>{name}: real {real:+.3f}, '
             f"predicted {predicted:+.3f}</title></circle>"
         )
-        if place < _NAMED:
+        if place < _LOOKED_AT and len(names) < _NAMED and _is_free(x + 4, y - 3, len(genes[gene]), written):
+            written.append((x + 4, y - 3))
             names.append(f'<text x="{x + 4:.1f}" y="{y - 3:.1f}">{name}</text>')
-    middle = _SIDE / 2
     caption = (
         f"Pearson-delta {_number(row.get('pearson_delta'))}, MAE {_number(row.get('mae'))}, "
         f"DES {_number(row.get('overlap_at_N'))}; {int(row['n_real'])} cells"
@@ -133,6 +148,14 @@ def _plot(
 
 def _place(value: float, reach: float) -> float:
     return _SIDE / 2 + value / reach * (_SIDE / 2 - _MARGIN)
+
+
+def _is_free(x: float, y: float, n_letters: int, written: Sequence[tuple[float, float]]) -> bool:
+    """Whether a name written from there is clear of what is written, each as long as the longest symbols."""
+    return all(
+        abs(y - other_y) > _LINE or x > other_x + 8 * _LETTER or x + n_letters * _LETTER < other_x
+        for other_x, other_y in written
+    )
 
 
 def _number(value: Any) -> str:

@@ -17,9 +17,9 @@ from engine.perturbation.evaluation.options import EvaluationOptions
 from engine.perturbation.evaluation.page import render
 from engine.perturbation.evaluation.score import PREDICTION, Pair, Progress, Scored, score
 from storage.commits import Dataset, MemberPlan, Snapshot
-from storage.features import parquet
 from storage.ingest.scan import fingerprint_of_input
 from storage.locations import Location
+from storage.ranged_tables import parquet
 
 KIND = "perturbation_evaluation"
 METRICS, TABLE, TABLE_CSV, PAGE = "metrics.json", "perturbations.parquet", "perturbations.csv", "index.html"

@@ -6,7 +6,7 @@ Legend: C cells, G genes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -127,10 +127,14 @@ class _Arena:
         """places: the group of each known perturbation, when those that are scored are among them."""
         self.pair, self.groups, self.options, self.context = pair, groups, options, context
         self._known, self._places = known, None if places is None else list(places)
-        self.reference = Reference(self._controls(pair.real, None), options.differential)
+        self.reference = Reference(
+            self._controls(pair.real, None), options.differential, options.distance_cells
+        )
         self.own = self.reference
         if (context, pair.predicted.control) in pair.predicted.groups:
-            self.own = Reference(self._controls(pair.predicted, pair.order), options.differential)
+            self.own = Reference(
+                self._controls(pair.predicted, pair.order), options.differential, options.distance_cells
+            )
         self._rng = np.random.default_rng(options.seed)
         counts_CG = self.reference.control.counts_CG
         self._drawn = None if counts_CG is None else DrawnCells(counts_CG, options.depth)
@@ -166,7 +170,7 @@ class _Arena:
         guess = self.own.measured(predicted)
         if self.own is not self.reference and guess.counts is not None:
             again = self.reference.measured(predicted)
-            guess = Measured(guess.n, guess.mean_G, guess.logs, again.counts, again.profile)
+            guess = replace(guess, counts=again.counts, profile=again.profile)
         self.contenders[PREDICTION].add(label, truth, guess, guess.mean_G)
         known = self._known if self._places is None else self._known.without(self._places.index(group))
         for name in self.options.baselines:
@@ -183,7 +187,7 @@ class _Arena:
 
     def _of_mean(self, mean_G: Array, n: int) -> Measured:
         """A mean as cells of its own, where there are counts to draw them from."""
-        if self._drawn is None or not self.options.differential:
+        if self._drawn is None or not (self.options.differential or self.options.distance_cells):
             return Measured(n, mean_G)
         drawn_CG = self._drawn.draw(mean_G, n, self._rng)
         return self.reference.measured(Cells.of(drawn_CG, "counts", self.options.depth))

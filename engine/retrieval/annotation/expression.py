@@ -1,20 +1,19 @@
-"""What annotation needs of the counts, in two passes over the store: how common each gene is, then the top
-genes of each cell, normalised expression, and sums over clusters.
+"""What annotation needs of the counts: how common each gene is, the top genes of each cell, normalised
+expression, and its sums over clusters.
 
 Legend: C cells, G genes, N clusters (of all fields, one after another).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from storage.cells import CellStore
-from storage.sources.spill import RowSpill
 
 BLOCK_CELLS = 4096
 PER = 1e4
@@ -22,26 +21,15 @@ PER = 1e4
 THINNED = ((10_000_000_000, 0.5), (1_000_000_000, 0.1))
 
 Float64 = npt.NDArray[np.float64]
-Report = Callable[[int, int, str], None]
 
 
-def blocks(store: CellStore, n_cells: int) -> Iterator[tuple[int, int]]:
-    """Ranges of cells that cover the first `n_cells`, none across members of the store."""
-    for start, stop in store.row_blocks(BLOCK_CELLS):
-        if start < n_cells:
-            yield start, min(stop, n_cells)
-
-
-def gene_normalisers(store: CellStore, n_cells: int, report: Report | None = None) -> Float64:
-    """Mean of log(count + 1) of each gene over all cells [G], zeros counted."""
+def log_sums(store: CellStore, start: int, stop: int) -> Float64:
+    """Sums of log(count + 1) of each gene over some cells [G], read block by block."""
     sums_G = np.zeros(store.n_genes)
-    for start, stop in blocks(store, n_cells):
-        rows = store.read(start, stop)
+    for first in range(start, stop, BLOCK_CELLS):
+        rows = store.read(first, min(first + BLOCK_CELLS, stop))
         sums_G += np.bincount(rows.indices, np.log1p(rows.counts, dtype=np.float64), minlength=store.n_genes)
-        if report is not None:
-            report(stop, n_cells, "cells counted")
-    normalisers_G: Float64 = sums_G / n_cells
-    return normalisers_G
+    return sums_G
 
 
 def top_genes(counts: sparse.csr_matrix, normaliser_G: Float64, n_top: int) -> npt.NDArray[np.int32]:
@@ -89,6 +77,16 @@ class ClusterSums:
         self.cells_NG += _dense(member_NC @ present)
         self.size_N += np.asarray(member_NC.sum(axis=1)).ravel()
 
+    def add_genes(self, first: int, member_NC: sparse.csr_matrix, by_gene: sparse.csr_matrix) -> None:
+        """Some genes [G of the block, C] of all cells; their sizes are set with them."""
+        genes, member_CN = slice(first, first + by_gene.shape[0]), member_NC.T.tocsr()
+        ones = np.ones_like(by_gene.data)
+        present = sparse.csr_matrix((ones, by_gene.indices, by_gene.indptr), by_gene.shape)
+        self.sum_NG[:, genes] = _dense(by_gene @ member_CN).T
+        self.square_NG[:, genes] = _dense(by_gene.multiply(by_gene).tocsr() @ member_CN).T
+        self.cells_NG[:, genes] = _dense(present @ member_CN).T
+        self.size_N = np.asarray(member_NC.sum(axis=1), np.float64).ravel()
+
 
 def membership(number_FC: Sequence[npt.NDArray[np.int32]], sizes_F: Sequence[int]) -> sparse.csr_matrix:
     """Which cell is of which cluster [N, C], for several fields; -1 is of none."""
@@ -103,45 +101,15 @@ def membership(number_FC: Sequence[npt.NDArray[np.int32]], sizes_F: Sequence[int
     return sparse.coo_matrix((np.ones(len(places[0])), places), shape=(first, n_cells)).tocsr()
 
 
-@dataclass
-class ExpressionPass:
-    """The second pass. Hands `keep_top` the first cell of a block and its top genes [C, n_top], keeps
-    normalised expression by gene in temporary files (12 bytes a value), and adds up clusters.
-    """
-
-    store: CellStore
-    n_cells: int
-    normaliser_G: Float64
-    n_top: int
-    keep_top: Callable[[int, npt.NDArray[np.int32]], None]
-    number_FC: Sequence[npt.NDArray[np.int32]]
-    sizes_F: Sequence[int]
-    sums: ClusterSums = field(init=False)
-
-    def run(self, report: Report | None = None) -> Iterator[sparse.csr_matrix]:
-        """Normalised expression as blocks of consecutive genes [G of the block, C], when all is added up."""
-        nnz = int(self.store.nnz_per_cell[: self.n_cells].sum(dtype=np.int64))
-        least = next((limit for most, limit in THINNED if nnz > most), 0.0)
-        self.sums = ClusterSums.zeros(sum(self.sizes_F), self.store.n_genes)
-        spill = RowSpill((self.store.n_genes, self.n_cells), nnz, np.float32)
-        try:
-            for start, stop in blocks(self.store, self.n_cells):
-                self._add(start, stop, spill, least)
-                if report is not None:
-                    report(stop, self.n_cells, "cells normalised")
-            for _, genes in spill.blocks(0, self.store.n_genes):
-                yield genes
-        finally:
-            spill.close()
-
-    def _add(self, start: int, stop: int, spill: RowSpill, least: float) -> None:
-        counts = self.store.read(start, stop).to_csr()
-        self.keep_top(start, top_genes(counts, self.normaliser_G, self.n_top))
-        logged = normalised(counts)
-        self.sums.add(membership([number_C[start:stop] for number_C in self.number_FC], self.sizes_F), logged)
-        cells = np.repeat(np.arange(start, stop), np.diff(logged.indptr))
-        kept = logged.data >= least
-        spill.add(logged.indices[kept].astype(np.int64), cells[kept], logged.data[kept])
+def thinned(by_gene: sparse.csr_matrix, nnz: int) -> sparse.csr_matrix:
+    """Some genes of a file of `nnz` values, without its smallest values where the file would be huge."""
+    least = next((limit for most, limit in THINNED if nnz > most), 0.0)
+    if not least:
+        return by_gene
+    kept = by_gene.copy()
+    kept.data[kept.data < least] = 0
+    kept.eliminate_zeros()
+    return kept
 
 
 def _dense(sums: sparse.csr_matrix) -> Float64:

@@ -72,6 +72,11 @@ class AnnotationInputs:
         """All columns of the cells."""
         return self.store.obs().iloc[: self.n_cells]
 
+    @property
+    def terms(self) -> list[Term]:
+        """Those of all libraries, one library after the other."""
+        return [term for own in self.libraries.values() for term in own]
+
     @cached_property
     def text_side(self) -> TextSide:
         return load_text_side(local_copy(self.joint))

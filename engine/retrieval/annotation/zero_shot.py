@@ -31,15 +31,26 @@ def text_directions(
     templates: names that `joint.prompts` knows, or texts with `{}`; "{}" asks the text itself.
     dim: the leading so many numbers of the embeddings, None for all.
     """
+    if not terms:
+        return np.zeros((0, dim or model.config.width), np.float32)
+    e_AU = model.embed_texts(asked_texts(terms, templates)).cpu().numpy()
+    return directions_of(terms, e_AU[:, :dim])
+
+
+def asked_texts(terms: Sequence[Term], templates: Sequence[str]) -> list[str]:
+    """The texts that are embedded for some terms: all of them in the first template, then in the next."""
     from engine.models.joint import prompts
 
     texts = [text for term in terms for text in term.texts]
+    return [text for template in templates for text in prompts(texts, template)]
+
+
+def directions_of(terms: Sequence[Term], e_AU: Float32) -> Float32:
+    """One unit vector a term [L, U], from the embeddings of its `asked_texts`."""
     # One row a term, one column a text: equal weights for its texts.
     owner_L = np.repeat(np.arange(len(terms)), [len(term.texts) for term in terms])
-    sums_LU = np.zeros((len(terms), dim or model.config.width), np.float32)
-    for template in templates:
-        asked = texts if template == "{}" else prompts(texts, template)
-        np.add.at(sums_LU, owner_L, unit(model.embed_texts(asked).cpu().numpy()[:, :dim]))
+    sums_LU = np.zeros((len(terms), e_AU.shape[1]), np.float32)
+    np.add.at(sums_LU, np.tile(owner_L, len(e_AU) // len(owner_L)), unit(e_AU))
     return unit(sums_LU)
 
 

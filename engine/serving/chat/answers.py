@@ -1,4 +1,4 @@
-"""Words for evidence: put together here, or by a language model that is given nothing else and is checked.
+"""Words for evidence: put together here, or checked where a model has put them together.
 
 Whoever words it, an answer cites its evidence as `[E1]`, cites nothing that is not there, and marks genes
 that the evidence does not name.
@@ -6,19 +6,14 @@ that the evidence does not name.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-import httpx
-
-from engine.serving.chat.evidence import Evidence, genes_of
+from engine.serving.chat.evidence import Evidence, genes_of, terms_of
 from engine.serving.doors import Doors
-from engine.serving.problems import Problem
 
-KEY_VARIABLE = "SYNCYTIUM_LANGUAGE_MODEL_KEY"
 BACKGROUND = " (not in the evidence)"
+UNFOUNDED = "(no evidence for this)"
 # What is answered when cells come without words.
 DEFAULT_QUESTION = "Describe these cells in detail."
 
@@ -32,13 +27,7 @@ _ASKED = {
 }
 _CITATION = re.compile(r"\[E(\d+)\]")
 _SYMBOL = re.compile(r"\b[A-Z][A-Za-z0-9]*(?:-[A-Z0-9]+)*\b")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-
-_INSTRUCTIONS = (
-    "You describe single cells to a biologist. Use only the numbered evidence. After every claim cite the "
-    "piece it rests on as [E1]. If the evidence does not answer the question, say so. Do not speculate about "
-    "the donor. Be brief."
-)
+_FEWEST_WORDS = 3
 
 
 def from_evidence(question: str, pieces: Sequence[Evidence], cells: dict[str, int]) -> str:
@@ -58,75 +47,50 @@ def from_evidence(question: str, pieces: Sequence[Evidence], cells: dict[str, in
     return " ".join(sentences)
 
 
-async def from_language_model(
-    doors: Doors, messages: Sequence[tuple[str, str]], pieces: Sequence[Evidence], tokens: int
-) -> AsyncIterator[str]:
-    """Sentences of a language model, each checked as it is complete. Raises Problem 502 when it fails."""
-    evidence = "\n".join(
-        f"[{piece.id}] {piece.summary}. {json.dumps(piece.facts)[:2_000]}" for piece in pieces
-    )
-    body = {
-        "model": doors.settings.language_model_name,
-        "stream": True,
-        "temperature": 0,
-        "max_tokens": tokens,
-        "messages": [
-            {"role": "system", "content": f"{_INSTRUCTIONS}\n\nEvidence:\n{evidence}"},
-            *({"role": role, "content": text} for role, text in messages),
-        ],
-    }
-    waiting = ""
-    async for text in _streamed(doors, body):
-        waiting += text
-        *complete, waiting = _SENTENCE_END.split(waiting)
-        for sentence in complete:
-            yield await checked(doors, sentence, pieces) + " "
-    if waiting.strip():
-        yield await checked(doors, waiting, pieces)
-
-
-async def _streamed(doors: Doors, body: dict[str, object]) -> AsyncIterator[str]:
-    url = f"{str(doors.settings.language_model).rstrip('/')}/chat/completions"
-    key = os.environ.get(KEY_VARIABLE)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    timeout = httpx.Timeout(doors.settings.limits.answer_seconds, connect=5)
-    try:
-        async with (
-            httpx.AsyncClient(timeout=timeout) as client,
-            client.stream("POST", url, json=body, headers=headers) as response,
-        ):
-            if response.status_code != 200:
-                raise Problem(
-                    502, "language_model_failed", f"the language model answered {response.status_code}"
-                )
-            async for line in response.aiter_lines():
-                if line.startswith("data:") and line[5:].strip() != "[DONE]":
-                    yield _delta(line[5:])
-    except httpx.HTTPError as error:
-        detail = f"the language model cannot be reached ({type(error).__name__})"
-        raise Problem(502, "language_model_failed", detail) from error
-
-
-def _delta(line: str) -> str:
-    try:
-        choices = json.loads(line).get("choices") or [{}]
-        return str(choices[0].get("delta", {}).get("content") or "")
-    except (ValueError, AttributeError, IndexError) as error:
-        raise Problem(502, "language_model_failed", "the language model sent what is not a chunk") from error
-
-
 async def checked(doors: Doors, sentence: str, pieces: Sequence[Evidence]) -> str:
-    """The sentence without citations of what is not there, and with genes marked that no evidence names."""
+    """The sentence without citations of what is not there, with genes marked that no evidence names, and with
+    a citation: of the evidence that names what it names, where it brought none.
+    """
     known = {piece.id for piece in pieces}
     sentence = _CITATION.sub(lambda m: m[0] if f"E{m[1]}" in known else "", sentence)
     words = list(dict.fromkeys(_SYMBOL.findall(sentence)))
-    if doors.counts is None or not words:
-        return sentence
-    named = genes_of(pieces)
-    return marked(sentence, [g for g in await doors.counts.known_genes.remote(words) if g not in named])
+    strange: list[str] = []
+    if doors.counts is not None and words:
+        named = genes_of(pieces) | _within(sentence, pieces)
+        strange = [gene for gene in await doors.counts.known_genes.remote(words) if gene not in named]
+    return cited(marked(sentence, strange), pieces)
 
 
 def marked(sentence: str, genes: Iterable[str]) -> str:
     for gene in genes:
-        sentence = re.sub(rf"\b{re.escape(gene)}\b(?!-)", lambda m: m[0] + BACKGROUND, sentence, count=1)
+        # The sign of "CD4+" belongs to the name.
+        pattern = rf"\b{re.escape(gene)}\b(?!-)\+?"
+        sentence = re.sub(pattern, lambda m: m[0] + BACKGROUND, sentence, count=1)
     return sentence
+
+
+def _within(sentence: str, pieces: Sequence[Evidence]) -> set[str]:
+    """Genes in the names of what the evidence and the sentence both name, as in "CD14+ monocyte"."""
+    shared = [term for piece in pieces for term in terms_of(piece) if _names(sentence, [term])]
+    return {word for term in shared for word in _SYMBOL.findall(term)}
+
+
+def cited(sentence: str, pieces: Sequence[Evidence]) -> str:
+    """A claim that cites nothing gets the pieces that name what it names, or the mark that there are none.
+
+    Less than three words claim nothing.
+    """
+    if _CITATION.search(sentence) or len(sentence.split()) < _FEWEST_WORDS:
+        return sentence
+    found = [f"[{piece.id}]" for piece in pieces if _names(sentence, terms_of(piece))]
+    body = sentence.rstrip()
+    end = body[-1] if body and body[-1] in ".!?" else ""
+    body = body.removesuffix(end).rstrip()
+    return f"{body} {''.join(found) or UNFOUNDED}{end}" + " " * (len(sentence) - len(sentence.rstrip()))
+
+
+def _names(sentence: str, terms: Iterable[str]) -> bool:
+    """Whether one of these is in the sentence as a whole, in the singular or the plural."""
+    return any(
+        re.search(rf"(?<!\w){re.escape(term)}s?(?!\w)", sentence, re.IGNORECASE) for term in terms if term
+    )

@@ -24,6 +24,8 @@ _GENES, _PHRASES, _FEATURES = 15, 5, 5
 MIXED = 3.8
 # An annotation is worth a sentence when it is this much more frequent here than among all cells.
 _ENRICHED = 1.5
+# A sentence may rest on an annotation that at least this share of the cells have.
+_SHARE_TO_NAME = 0.2
 
 
 class Evidence(BaseModel):
@@ -67,7 +69,7 @@ async def gather(
     if split > MIXED:
         add(
             "mixture",
-            f"{name} are a mixture: two centres explain {split:.0%} of their spread",
+            f"{name} are a mixture: the halves of their best split lie {split:.1f} standard deviations apart",
             {"split": split},
         )
     if doors.features is not None:
@@ -137,3 +139,18 @@ def genes_of(pieces: Sequence[Evidence]) -> set[str]:
         if piece.kind == "features":
             genes |= {gene for feature in piece.facts["features"] for gene in feature["genes"]}
     return genes
+
+
+def terms_of(piece: Evidence) -> set[str]:
+    """What a sentence has to name for this piece to bear it out."""
+    facts = piece.facts
+    if piece.kind == "genes":
+        return {gene["gene"] for gene in facts["genes"]}
+    if piece.kind == "annotations":
+        values = [value for column in facts.values() for value in column]
+        return {str(value["value"]) for value in values if value["share"] >= _SHARE_TO_NAME}
+    if piece.kind == "phrases":
+        return {phrase["term"] for phrase in facts["phrases"][:3]}
+    if piece.kind == "features":
+        return {gene for feature in facts["features"] for gene in feature["genes"]}
+    return {"mixture", "mixed", "heterogeneous"} if piece.kind == "mixture" else {facts["query"]}

@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import sparse
 
 from engine.interpret.expression import PER_CELL
 from engine.perturbation.normalise import log_normalised
+from engine.perturbation.rank_sum import win_share
+from engine.retrieval.annotation.expression import ClusterSums, normalised
+from engine.serving.chat.top_genes import top_genes
 from engine.serving.problems import Problem
-from engine.serving.rooms.cells import Scores, levels_of, sample_of
+from engine.serving.rooms.cell_view import Scores, levels_of
+from engine.serving.rooms.cells import sample_of
 from engine.serving.settings import Settings
 from storage.cells import CellStore
 from storage.shuffled_cells import read_cells
@@ -25,6 +30,8 @@ Int64 = npt.NDArray[np.int64]
 
 # Cells of each side that are compared. A gene in one of a hundred cells is still seen in twenty.
 COMPARED = 2_000
+# Of many groups together, and of each of them at least.
+_COMPARED_TOGETHER, _LEAST_COMPARED = 20_000, 50
 # Genes in fewer cells of the selection than this are not named as markers.
 _LEAST_SHARE = 0.1
 _REMEMBERED_GENES = 64
@@ -39,11 +46,11 @@ class CountRoom:
             raise ValueError("a room of counts needs a cell store")
         self._store = CellStore.open(settings.cells)
         genes = self._store.genes
-        names = genes["gene_name"].astype(str) if "gene_name" in genes else genes.index.astype(str)
-        self._names = np.where(names.isin(["", "nan"]), genes.index.astype(str), names).astype(str)
+        self._names = gene_names_of(genes)
         self._column = {str(gene).upper(): number for number, gene in enumerate(genes.index)}
         self._column |= {name.upper(): number for number, name in enumerate(self._names)}
         self._genes: OrderedDict[int, Scores] = OrderedDict()
+        self._normaliser: npt.NDArray[np.float64] | None = None
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -92,7 +99,8 @@ class CountRoom:
         # The area needs every number of a gene, so only genes with a large fold or share are looked at.
         strong = candidates[np.argsort(-(fold_G * (share_a - share_b + 1))[candidates], kind="stable")]
         strong = strong[: 4 * most]
-        area = {int(g): _area(a_CG, b_CG, int(g)) for g in strong}
+        shares = win_share(a_CG[:, strong], b_CG[:, strong])
+        area = dict(zip(strong.tolist(), shares.tolist(), strict=True))
         kept = sorted(strong.tolist(), key=lambda g: (-area[g], -fold_G[g]))[:most]
         return {
             "compared": {"selection": len(ours), "rest": len(theirs)},
@@ -108,15 +116,39 @@ class CountRoom:
             ],
         }
 
-    def top_genes(self, ids: Int64, most: int) -> list[str]:
-        """Genes that are highest in these cells, each relative to how high it is in cells in general: mean
-        counts over exp(mean log(1 + counts)) of a sample of all cells, CellWhisperer's normaliser.
+    def gene_columns(self) -> list[str]:
+        """The names of all genes, in the order of every G."""
+        return [str(name) for name in self._names]
+
+    def counts(self, ids: Int64) -> tuple[sparse.csr_matrix, pd.DataFrame]:
+        """Raw counts of some cells in the order asked, and the table of the genes."""
+        return self._counts(ids), self._store.genes
+
+    def cluster_sums(self, groups: Sequence[Int64]) -> ClusterSums:
+        """Expression of groups of cells, estimated from at most 20,000 cells of all groups together: sums of
+        a group's sample stand for the whole group.
         """
+        most = min(COMPARED, max(_LEAST_COMPARED, _COMPARED_TOGETHER // max(len(groups), 1)))
+        sums = ClusterSums.zeros(len(groups), self._store.n_genes)
+        for number, ids in enumerate(groups):
+            if len(ids):
+                own = ClusterSums.zeros(1, self._store.n_genes)
+                sample = sample_of(ids, most)
+                logged_CG = normalised(self._counts(sample))
+                own.add(sparse.csr_matrix(np.ones((1, len(sample)))), logged_CG)
+                share = len(sample) / len(ids)
+                sums.sum_NG[number], sums.square_NG[number] = own.sum_NG[0] / share, own.square_NG[0] / share
+                sums.cells_NG[number], sums.size_N[number] = own.cells_NG[0] / share, len(ids)
+        return sums
+
+    def top_genes(self, ids: Int64, most: int) -> list[str]:
+        """By CellWhisperer's rule, with cells in general a sample of the whole store."""
+        if self._normaliser is None:
+            all_CG = self._counts(sample_of(np.arange(self._store.n_cells), COMPARED, seed=1))
+            all_CG.data = np.log1p(all_CG.data)
+            self._normaliser = _mean(all_CG)
         own_CG = self._counts(sample_of(self._rows(ids), COMPARED))
-        all_CG = self._counts(sample_of(np.arange(self._store.n_cells), COMPARED, seed=1))
-        all_CG.data = np.log1p(all_CG.data)
-        ratio_G = _mean(own_CG) / np.exp(_mean(all_CG))
-        return [str(self._names[g]) for g in np.argsort(-ratio_G, kind="stable")[:most]]
+        return [str(self._names[g]) for g in top_genes(own_CG, self._normaliser, most)]
 
     def profile(self, ids: Int64, genes: Sequence[str]) -> tuple[npt.NDArray[np.float64], list[str]]:
         """Mean log(1 + counts per ten thousand) of some genes in these cells (at most 2,000 of them), 0 for
@@ -158,20 +190,15 @@ class CountRoom:
         return found
 
 
+def gene_names_of(genes: pd.DataFrame) -> npt.NDArray[np.str_]:
+    """What the genes of a store are called: their names, and their ids where they have none."""
+    names = genes["gene_name"].astype(str) if "gene_name" in genes else genes.index.astype(str)
+    return np.where(names.isin(["", "nan"]), genes.index.astype(str), names).astype(str)
+
+
 def _mean(x_CG: sparse.csr_matrix) -> npt.NDArray[np.float64]:
     return np.asarray(x_CG.sum(axis=0)).ravel() / max(x_CG.shape[0], 1)
 
 
 def _share(x_CG: sparse.csr_matrix) -> npt.NDArray[np.float64]:
     return np.bincount(x_CG.indices, minlength=x_CG.shape[1]) / max(x_CG.shape[0], 1)
-
-
-def _area(a_CG: sparse.csr_matrix, b_CG: sparse.csr_matrix, gene: int) -> float:
-    """Mann and Whitney's U over all pairs."""
-    from scipy.stats import rankdata
-
-    a, b = a_CG[:, [gene]].toarray().ravel(), b_CG[:, [gene]].toarray().ravel()
-    if not len(a) or not len(b):
-        return 0.5
-    ranks = rankdata(np.concatenate([a, b]))
-    return float((ranks[: len(a)].sum() - len(a) * (len(a) + 1) / 2) / (len(a) * len(b)))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from engine.models import sae
 from engine.serving.problems import Problem
+from engine.serving.rooms.cell_view import Scores, levels_of
 from engine.serving.settings import Settings
 from storage.checkpoints import local_copy
 from storage.errors import InputError
@@ -27,6 +28,8 @@ class FeatureRoom:
         self._tables = FeatureTables.open(settings.features)
         self._features = self._tables.features.set_index("feature", drop=False)
         self._decoder_FD = None if settings.sae is None else unit_decoder(settings.sae, len(self._features))
+        columns = (self._features[name].astype(int).tolist() for name in ("feature", "n_cells"))
+        self._fired = dict(zip(*columns, strict=True))
         self._genes = _by_feature(self._tables.top_genes)
         self._cells = _by_feature(self._tables.top_cells)
         self._labels = _by_feature(self._tables.labels)
@@ -99,6 +102,19 @@ class FeatureRoom:
         if rows is None:
             return []
         return list(zip(rows["cell"].astype(int), rows["max_activation"].astype(float), strict=True))
+
+    def levels(self, number: int, ids: npt.NDArray[np.int64]) -> tuple[Scores, int, int]:
+        """The largest activation in each of these ascending cells, a byte each; in how many cells the tables
+        list it, and in how many it fires. Where they list fewer (`features --top-cells`), it is not known of
+        the others; where they list all, it is silent in the others.
+        """
+        listed = self.top_cells(number)
+        n_fired: int = self._fired[number]
+        values_N = np.full(len(ids), 0.0 if len(listed) >= n_fired else np.nan, np.float32)
+        cells = np.array([cell for cell, _ in listed], np.int64)
+        here = np.isin(cells, ids)
+        values_N[np.searchsorted(ids, cells[here])] = np.array([value for _, value in listed])[here]
+        return levels_of(values_N), len(listed), n_fired
 
 
 def unit_decoder(path: str, n_features: int) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ Asked = tuple[str, str | None]
 
 # Texts of a batch: beyond it a tower gains nothing, and the first to ask waits for the last.
 _QUESTIONS, _REQUESTS = 32, 16
+# Questions that are answered again without another thread: a session asks the same ones.
+_REMEMBERED = 4_096
 
 
 class TextRoom:
@@ -26,8 +29,12 @@ class TextRoom:
     def __init__(self, settings: Settings) -> None:
         index = VectorIndex.open(settings.index, settings.index_version)
         self._texts = Texts.of_index(index, settings.joint)
+        if settings.text_precision == "bf16":
+            self._texts.side.round_products()
         self._questions: Batches[Asked, Question] = Batches(self._answer, _QUESTIONS)
         self._embeddings: Batches[list[str], Float32] = Batches(self._embed, _REQUESTS)
+        # Touched by the event loop alone; the thread that embeds has a memory of its own, of phrases.
+        self._answered: OrderedDict[Asked, Question] = OrderedDict()
         # The first text pays for what torch sets up.
         self._texts.vectors(["cell"])
 
@@ -41,7 +48,13 @@ class TextRoom:
 
     async def question(self, text: str, template: str | None) -> Question:
         """Raises InputError for a query that cannot be read, ModelError for a template that is none."""
-        return await self._questions((text, template))
+        asked = (text, template)
+        if asked not in self._answered:
+            self._answered[asked] = await self._questions(asked)
+            while len(self._answered) > _REMEMBERED:
+                self._answered.popitem(last=False)
+        self._answered.move_to_end(asked)
+        return self._answered[asked]
 
     async def vectors(self, texts: list[str]) -> Float32:
         """Unit vectors, float32 `[B, U]`."""

@@ -10,7 +10,8 @@ from engine.serving.access import Permission
 from engine.serving.doors import Doors
 
 
-def doors_of(request: Request) -> Doors:
+# Coroutines, though they wait for nothing: the framework hands plain functions to another thread.
+async def doors_of(request: Request) -> Doors:
     doors: Doors = request.app.state.doors
     return doors
 
@@ -18,7 +19,7 @@ def doors_of(request: Request) -> Doors:
 def needs(permission: Permission) -> Any:
     """A dependency that lets callers with this permission in."""
 
-    def admit(request: Request) -> str:
+    async def admit(request: Request) -> str:
         caller: str = request.app.state.access.admit(request, permission)
         return caller
 
@@ -26,3 +27,12 @@ def needs(permission: Permission) -> Any:
 
 
 WithDoors = Depends(doors_of)
+
+
+def answers(*media_types: str) -> dict[int | str, dict[str, Any]]:
+    """In the API's own description: bytes or text of these kinds, where an answer is not plain JSON."""
+    schema = {"type": "string", "format": "binary"}
+    return {200: {"content": {media: {"schema": schema} for media in media_types}}}
+
+
+OCTETS = "application/octet-stream"

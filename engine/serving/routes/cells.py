@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.serving.doors import ROOMS, CellChoice, Doors, ranges_of
-from engine.serving.problems import Problem, not_loaded
-from engine.serving.rooms.cells import Scores
-from engine.serving.routes.asking import WithDoors, needs
+from engine.serving.exports import chunks, csv_lines, h5ad_of, score_columns
+from engine.serving.problems import Problem, documented, not_loaded
+from engine.serving.rooms.cell_view import Scores
+from engine.serving.routes.asking import OCTETS, WithDoors, answers, needs
 from engine.serving.routes.retrieval import levels_response
+from engine.serving.streams import Stream
 
-router = APIRouter(tags=["cells"], dependencies=[needs("read")])
+router = APIRouter(tags=["cells"], dependencies=[needs("read")], responses=documented(404, 501))
 
 # Positions and annotations of one version never change.
 _KEEP = {"Cache-Control": "private, max-age=3600"}
+
+
+ScoreText = Annotated[str, Field(min_length=1, max_length=4_000)]
 
 
 class MarkersRequest(BaseModel):
@@ -39,10 +44,12 @@ async def datasets(doors: Doors = WithDoors) -> dict[str, Any]:
     return facts
 
 
-@router.get("/v1/cells/layout", response_class=Response)
-async def layout(doors: Doors = WithDoors) -> Response:
-    """x and y of every cell by ascending id, little-endian uint16 each, interleaved."""
-    points = await doors.cells.layout.remote()
+@router.get("/v1/cells/layout", response_class=Response, responses=answers(OCTETS))
+async def layout(name: str | None = Query(None, max_length=200), doors: Doors = WithDoors) -> Response:
+    """x and y of every cell by ascending id, little-endian uint16 each, interleaved. name: of the layouts
+    that /v1/datasets lists, the first unless one is named.
+    """
+    points = await doors.cells.layout.remote(name)
     return Response(points, media_type="application/octet-stream", headers=_KEEP)
 
 
@@ -53,7 +60,7 @@ async def ids(where: str | None = Query(None, max_length=4_000), doors: Doors = 
     return {"n_cells": len(found), "ranges": ranges_of(found)}
 
 
-@router.get("/v1/cells/columns/{name}", response_class=Response)
+@router.get("/v1/cells/columns/{name}", response_class=Response, responses=answers(OCTETS))
 async def column(name: str, doors: Doors = WithDoors) -> Response:
     """An annotation, a byte a cell by ascending id: the number of a category (0: missing), or levels."""
     found = await doors.cells.column.remote(name)
@@ -88,9 +95,35 @@ async def select(asked: CellChoice, doors: Doors = WithDoors) -> dict[str, Any]:
 @router.get("/v1/selections/{name}")
 async def selection(name: str, doors: Doors = WithDoors) -> dict[str, Any]:
     """The cells of a selection and what annotations they have."""
-    chosen = await doors.selections.cells.remote(name)
+    chosen = await doors.selection(name)
     composition = await doors.cells.composition.remote(chosen)
     return {"id": name, "n_cells": len(chosen), "ranges": ranges_of(chosen), "composition": composition}
+
+
+@router.get(
+    "/v1/selections/{name}/export",
+    response_class=Response,
+    responses=answers("text/csv", "application/x-hdf5"),
+)
+async def export(
+    request: Request,
+    name: str,
+    format: Literal["csv", "h5ad"] = "csv",
+    text: Annotated[list[ScoreText] | None, Query(max_length=8)] = None,
+    doors: Doors = WithDoors,
+) -> Response:
+    """The cells of a selection as a file: annotations, and a column with their score for each text; an h5ad
+    also has their counts (`X`), their vectors (`X_embedding`) and their places on the map (`X_map`).
+    """
+    texts, ids = list(dict.fromkeys(text or [])), await doors.selection(name)
+    scores = score_columns(texts, [await doors.scores_of(ids, await doors.question(t)) for t in texts])
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{format}"'}
+    if format == "csv":
+        return Stream(csv_lines(doors, ids, scores), "text/csv", headers=headers)
+    # One at a time: each holds the counts of its cells while it is made.
+    async with request.app.state.exporting:
+        file = await h5ad_of(doors, name, ids, scores)
+    return Stream(chunks(file), "application/x-hdf5", headers=headers)
 
 
 @router.get("/v1/genes")
@@ -101,7 +134,7 @@ async def genes(
     return {"genes": await _counts(doors).gene_names.remote(prefix, most)}
 
 
-@router.get("/v1/genes/{name}/expression", response_class=Response)
+@router.get("/v1/genes/{name}/expression", response_class=Response, responses=answers(OCTETS))
 async def expression(name: str, doors: Doors = WithDoors) -> Response:
     """log(1 + counts per ten thousand) of one gene, a byte a cell by ascending id."""
     room = _counts(doors)

@@ -6,115 +6,63 @@ Its model service (`/clip/api`), its chat worker (`/worker_*`) and what it adds 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import pickle
 import re
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import PlainTextResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import PlainTextResponse
 
+from engine.models.chat import templates
 from engine.serving.cellxgene_matrix import one_column
-from engine.serving.chat.answers import DEFAULT_QUESTION, from_evidence
+from engine.serving.chat.answers import DEFAULT_QUESTION
+from engine.serving.chat.backends import answer_to
+from engine.serving.chat.conversation import Conversation, Wish, turns_of
 from engine.serving.chat.evidence import gather
-from engine.serving.doors import CellChoice, Doors
-from engine.serving.problems import Problem, not_loaded, of_error
-from engine.serving.routes.asking import WithDoors, needs
+from engine.serving.doors import Doors
+from engine.serving.problems import Problem, documented, not_loaded, of_error
+from engine.serving.routes.asking import OCTETS, WithDoors, answers, needs
+from engine.serving.routes.cellwhisperer_bodies import (
+    Chat,
+    Generate,
+    Interpret,
+    OfCells,
+    Text,
+    Texts,
+    Thumb,
+)
+from engine.serving.streams import Stream
 
-router = APIRouter(tags=["CellWhisperer"], dependencies=[needs("chat")])
+router = APIRouter(
+    tags=["CellWhisperer"], dependencies=[needs("chat")], responses=documented(404, 415, 501, 502, 504)
+)
 
 MODEL = "syncytium__evidence"
 IMAGE = "<image>"
 # Cells that stand for a vector somebody sends.
 _NEAREST = 50
 _KEYWORDS = 5
+# Of an interpretation.
+_GENES = 50
 _TURN = re.compile(r"\[INST\](.*?)\[/INST\]", re.DOTALL)
 _counter = itertools.count()
 
-Texts = Annotated[list[str], Field(max_length=1_024)]
 
-
-class Generate(BaseModel):
-    """A prompt with `<image>` for each vector in `images`."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    prompt: str = Field(max_length=64_000)
-    images: list[list[float]] = Field([], max_length=8)
-
-
-class ObsIndex(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    index: list[int | tuple[int, int]]
-
-
-class ObsFilter(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    obs: ObsIndex
-
-
-class CellSelection(BaseModel):
-    """Positions of cells, or inclusive ranges of them."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    filter: ObsFilter
-
-    @property
-    def choice(self) -> CellChoice:
-        cells = [each for each in self.filter.obs.index if isinstance(each, int)]
-        ranges = [(each[0], each[1] + 1) for each in self.filter.obs.index if not isinstance(each, int)]
-        try:
-            return CellChoice(cells=cells, ranges=ranges)
-        except ValueError as error:
-            raise Problem(400, "bad_filter", "the filter names no cells") from error
-
-
-class Text(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    text: str = Field(min_length=1, max_length=4_000)
-
-
-class OfCells(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    cell_selection: CellSelection = Field(alias="cellSelection")
-
-
-class Turn(BaseModel):
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
-
-    speaker: Literal["human", "gpt"] = Field(alias="from")
-    value: str = Field(max_length=16_000)
-
-
-class Chat(OfCells):
-    messages: list[Turn] = Field(min_length=1, max_length=64)
-
-
-class Thumb(Chat):
-    thumb: Literal["up", "down"] = Field(alias="thumbDirection")
-
-
-class Interpret(OfCells):
-    text: str = Field(min_length=1, max_length=4_000)
-
-
-@router.post("/clip/api/text_embedding", response_class=Response)
+@router.post("/clip/api/text_embedding", response_class=Response, responses=answers(OCTETS))
 async def text_embedding(texts: Texts, doors: Doors = WithDoors) -> Response:
     """A pickled float32 array of unit vectors: what their client unpickles."""
     if doors.texts is None:
         raise not_loaded("joint model", "--joint")
     vectors = await doors.texts.vectors.remote(texts)
-    return Response(pickle.dumps(np.asarray(vectors, np.float32)), media_type="application/octet-stream")
+    return Response(pickle.dumps(np.asarray(vectors, np.float32)), media_type=OCTETS)
 
 
 @router.get("/clip/api/logit_scale", response_class=PlainTextResponse)
@@ -138,36 +86,62 @@ async def worker_status() -> dict[str, Any]:
     return {"model_names": [MODEL], "speed": 1, "queue_length": 0}
 
 
-@router.post("/worker_generate_stream", response_model=None)
+@router.post("/worker_generate_stream", response_model=None, responses=answers(OCTETS))
 async def generate(asked: Generate, doors: Doors = WithDoors) -> Response:
-    """Frames `{"text": prompt and answer so far, "error_code": 0}` with a zero byte after each.
+    """Frames `{"text": prompt and answer so far, "error_code": 0}` with a zero byte after each; what is
+    refused is a frame with `error_code` 1, as their worker's, whose clients look at no status.
 
     A vector that is not in the index is spoken of through the cells nearest to it.
     """
+    words = _answer_to(doors, asked)
+    return _frames(words, asked.prompt, {"error_code": 0})
+
+
+async def _answer_to(doors: Doors, asked: Generate) -> AsyncGenerator[str, None]:
     if asked.prompt.count(IMAGE) != len(asked.images):
         detail = f"{len(asked.images)} images for {asked.prompt.count(IMAGE)} times {IMAGE} in the prompt"
         raise Problem(400, "bad_images", detail)
     if not asked.images:
         raise Problem(400, "no_evidence", "no image: there are no cells to speak of")
-    vector = np.asarray(asked.images[-1], np.float32)
-    found = await doors.cells.search.remote(vector, _NEAREST, None, "cosine", "auto", None)
+    vector = np.asarray(asked.images[-1])
+    # Beyond float32 there is no direction left.
+    if not (np.abs(vector) < np.finfo(np.float32).max).all():
+        raise Problem(400, "bad_images", "an image has numbers that are no float32")
+    facts = {} if doors.chat is None else await doors.chat.facts.remote()
+    if facts.get("answers") and {len(image) for image in asked.images} == {facts["cell_width"]}:
+        # Their prompts are written for a model that reads the vectors themselves.
+        vectors = np.asarray(asked.images, np.float32)
+        if not np.isfinite(vectors).all():
+            raise Problem(400, "bad_images", "an image has numbers that are no float32")
+        async with aclosing(doors.chat.complete.stream(asked.prompt, vectors, asked.wish(doors))) as pieces:
+            async for piece in pieces:
+                yield piece
+        return
+    found = await doors.cells.search.remote(vector.astype(np.float32), _NEAREST, None, "cosine", "auto", None)
     ids = np.array(sorted(hit["cell"] for hit in found["hits"]), np.int64)
     turns = _TURN.findall(asked.prompt)
     question = (turns[-1] if turns else asked.prompt).replace(IMAGE, "").strip()
-    words = _answer(doors, ids, question, "the cells nearest to these")
-    return _frames(words, asked.prompt, {"error_code": 0}, "application/octet-stream")
+    said = [templates.Turn("user", question, 1)]
+    async with aclosing(_answer(doors, ids, said, "the cells nearest to these", asked.wish(doors))) as words:
+        async for word in words:
+            yield word
 
 
-@router.post("/api/v0.2/llmembs/text", response_model=None)
-async def score_text(asked: Text, request: Request, doors: Doors = WithDoors) -> Response | dict[str, float]:
-    """Every cell's score, as a CELLxGENE matrix; or as JSON by cell name, for who accepts that."""
+@router.post("/api/v0.2/llmembs/text", response_class=Response, responses=answers(OCTETS, "application/json"))
+async def score_text(asked: Text, request: Request, doors: Doors = WithDoors) -> Response:
+    """Every cell's score, as a CELLxGENE matrix: a row a cell of the store, NaN for cells that the index does
+    not have. Or as JSON by cell name, for who accepts that.
+    """
     question = await doors.question(asked.text)
-    scores = await doors.cells.all_scores.remote(question.vector, question.length)
     if "application/json" in request.headers.get("accept", ""):
-        rows = await doors.cells.names.remote(await doors.cells.ids.remote(None))
-        return {row["name"]: float(score) for row, score in zip(rows, scores, strict=True)}
+        ids = await doors.cells.ids.remote(None)
+        names = (await doors.cells.obs.remote(ids)).index
+        scores = await doors.cells.all_scores.remote(question.vector, question.length)
+        content = await asyncio.to_thread(_by_name, names, scores)
+        return Response(content, media_type="application/json")
+    scores = await doors.cells.scores_by_cell.remote(question.vector, question.length)
     name = f"{next(_counter)}_{short_name(asked.text)}"
-    return Response(one_column(scores, name), media_type="application/octet-stream")
+    return Response(one_column(scores, name), media_type=OCTETS)
 
 
 @router.post("/api/v0.2/llmembs/obs")
@@ -175,21 +149,23 @@ async def keywords(asked: OfCells, doors: Doors = WithDoors) -> list[dict[str, A
     """Best terms of each library of the phrase bank, standardised over all phrases, positive ones only."""
     if doors.phrases is None:
         raise not_loaded("phrase bank", "--phrases")
-    vector, _ = await doors.cells.mean.remote(await doors.chosen(asked.cell_selection.choice))
-    ranked = await doors.phrases.standardised.remote(vector, _KEYWORDS)
-    found = [
-        {"library": library, "keywords": [f"{term} ({score:.2f})" for term, score in terms if score > 0]}
-        for library, terms in sorted(ranked.items(), key=lambda each: -each[1][0][1])
+    vector, _ = await doors.cells.mean.remote(await asked.cell_selection.cells(doors))
+    (ranked,) = await doors.phrases.keywords.remote(vector[None], _KEYWORDS)
+    return [
+        {"library": library, "keywords": [f"{term} ({score:.2f})" for term, score in terms]}
+        for library, terms in ranked
     ]
-    return [each for each in found if each["keywords"]]
 
 
-@router.post("/api/v0.2/llmembs/chat", response_model=None)
+@router.post("/api/v0.2/llmembs/chat", response_class=Response, responses=answers(OCTETS))
 async def chat(asked: Chat, doors: Doors = WithDoors) -> Response:
     """Frames `{"text": answer so far}` with a zero byte after each."""
-    ids = await doors.chosen(asked.cell_selection.choice)
-    words = _answer(doors, ids, asked.messages[-1].value, "these cells")
-    return _frames(words, "", {}, "application/json")
+    ids = await asked.cell_selection.cells(doors)
+    sides: dict[str, templates.Role] = {"human": "user", "gpt": "assistant"}
+    said = [
+        templates.Turn(sides[turn.speaker], turn.value, int(not n)) for n, turn in enumerate(asked.messages)
+    ]
+    return _frames(_answer(doors, ids, said, "these cells", asked.wish(doors)), "", {})
 
 
 @router.post("/api/v0.2/llmembs/feedback")
@@ -200,41 +176,52 @@ async def feedback(given: Thumb) -> dict[str, str]:
 
 @router.post("/api/v0.2/llmembs/interpret")
 async def interpret(asked: Interpret, doors: Doors = WithDoors) -> dict[str, Any]:
-    """Genes of a selection against the other cells, with the selection's score for the text beside theirs.
+    """Genes that the selection's score for a text rests on, with the score. Theirs was never finished.
 
-    Theirs was never finished. This says what goes along with the score: genes that the cells nearest to the
-    text, among those chosen, express more than the chosen cells farthest from it.
+    `method` says how they were found. `integrated_gradients`: through the joint model's cell tower, of a
+    sample of the cells; `deletion` is what the mean score loses without the gene, the cells encoded again.
+    `near_against_far`, where no tower is loaded: genes that the half of the cells nearest to the text express
+    more than the other half, a contrast of cells that says nothing of the model.
     """
     if doors.counts is None:
         raise not_loaded("cell store", "--cells")
-    ids = await doors.chosen(asked.cell_selection.choice)
+    ids = await asked.cell_selection.cells(doors)
     question = await doors.question(asked.text)
-    everyone = await doors.cells.ids.remote(None)
-    scores = await doors.cells.all_scores.remote(question.vector, question.length)
-    scores = scores[np.searchsorted(everyone, ids)]
+    scores = await doors.scores_of(ids, question)
+    found = {"text": asked.text, "mean_score": float(scores.mean())}
+    if doors.attributions is not None:
+        through = await doors.attributions.attribute.remote(ids, question.vector, _GENES)
+        return {**found, "method": "integrated_gradients", **through}
     order = np.argsort(scores, kind="stable")
     half = max(1, len(ids) // 2)
     near, far = ids[order[-half:]], ids[order[:half]]
-    found = await doors.counts.markers.remote(np.sort(near), np.sort(far), 50)
-    return {
-        "text": asked.text,
-        "mean_score": float(scores.mean()),
-        "genes": [{**gene, "contribution": gene["log2_fold"]} for gene in found["genes"]],
-    }
+    markers = await doors.counts.markers.remote(np.sort(near), np.sort(far), _GENES)
+    genes = [{**gene, "contribution": gene["log2_fold"]} for gene in markers["genes"]]
+    return {**found, "method": "near_against_far", "genes": genes}
 
 
-async def _answer(doors: Doors, ids: npt.NDArray[np.int64], question: str, name: str) -> str:
+async def _answer(
+    doors: Doors, ids: npt.NDArray[np.int64], said: Sequence[templates.Turn], name: str, wish: Wish
+) -> AsyncGenerator[str, None]:
+    """said: the conversation; what comes with its first turn are these cells."""
     pieces = await gather(doors, ids, name, 1)
     if not pieces:
         raise Problem(400, "no_evidence", "there is no evidence on these cells, so nothing is said of them")
-    return from_evidence(question or DEFAULT_QUESTION, pieces, {name: len(ids)})
+    turns = turns_of(said)
+    if not turns or turns[-1].role != "user":
+        raise Problem(400, "no_question", "the last message must be the user's")
+    last = replace(turns[-1], text=turns[-1].text or DEFAULT_QUESTION)
+    conversation = Conversation((*turns[:-1], last), (ids,), {name: ids}, pieces, wish)
+    async with aclosing(answer_to(doors, conversation)) as words:
+        async for word in words:
+            yield word
 
 
-def _frames(words: Any, before: str, more: dict[str, Any], media_type: str) -> StreamingResponse:
-    async def frames() -> AsyncIterator[bytes]:
+def _frames(words: AsyncGenerator[str, None], before: str, more: dict[str, Any]) -> Stream:
+    async def frames() -> AsyncGenerator[bytes, None]:
         try:
-            text, so_far = await words, before
-            for word in re.findall(r"\S+\s*", text):
+            so_far = before
+            async for word in words:
                 so_far += word
                 yield json.dumps({"text": so_far, **more}).encode() + b"\0"
         except Exception as error:  # noqa: BLE001 - the status line is sent: their clients read the code
@@ -242,7 +229,11 @@ def _frames(words: Any, before: str, more: dict[str, Any], media_type: str) -> S
             yield json.dumps({"text": problem.detail, "error_code": 1}).encode() + b"\0"
 
     headers = {"Content-Encoding": "identity", "Cache-Control": "no-store"}
-    return StreamingResponse(frames(), media_type=media_type, headers=headers)
+    return Stream(frames(), OCTETS, headers=headers)
+
+
+def _by_name(names: Sequence[str], scores: npt.NDArray[np.float32]) -> bytes:
+    return json.dumps(dict(zip(map(str, names), scores.tolist(), strict=True))).encode()
 
 
 def short_name(text: str) -> str:

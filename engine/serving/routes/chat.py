@@ -10,23 +10,25 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.serving.chat.answers import DEFAULT_QUESTION, from_evidence, from_language_model
+from engine.serving.chat.backends import answer_to
+from engine.serving.chat.conversation import Wish, conversation_of
 from engine.serving.chat.evidence import Evidence, gather, hits_evidence
 from engine.serving.doors import CellChoice, Doors
-from engine.serving.problems import Problem, of_error
-from engine.serving.routes.asking import WithDoors, needs
+from engine.serving.problems import Problem, documented, of_error
+from engine.serving.routes.asking import WithDoors, answers, needs
+from engine.serving.streams import Stream, end
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], responses=documented(404, 501, 502, 504))
 
 # Hits that a question without a selection is answered from.
 _HITS = 50
@@ -72,7 +74,8 @@ class Message(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """OpenAI's fields that mean nothing here (top_p, user, ...) are taken and ignored."""
+    """OpenAI's fields that mean nothing here (user, seed, ...) are taken and ignored. temperature, top_p:
+    of a language model, where one words the answers."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -81,6 +84,8 @@ class ChatRequest(BaseModel):
     stream: bool = False
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
     n: Literal[1] = 1
 
 
@@ -91,7 +96,12 @@ class Feedback(BaseModel):
     thumb: Literal["up", "down"]
 
 
-@router.post("/v1/chat/completions", dependencies=[needs("chat")], response_model=None)
+@router.post(
+    "/v1/chat/completions",
+    dependencies=[needs("chat")],
+    response_model=None,
+    responses=answers("text/event-stream"),
+)
 async def completions(asked: ChatRequest, doors: Doors = WithDoors) -> Response:
     """An answer about the cells of the conversation, or about the cells that a question in words finds.
 
@@ -108,13 +118,13 @@ async def completions(asked: ChatRequest, doors: Doors = WithDoors) -> Response:
     pieces = await _evidence(doors, question, selections)
     if not pieces:
         raise Problem(400, "no_evidence", "there is no evidence on these cells, so nothing is said of them")
-    words = _words(doors, asked, question or DEFAULT_QUESTION, selections, pieces)
+    said = [(message.role, message.text, message.choices) for message in asked.messages]
+    conversation = await conversation_of(doors, said, selections, pieces, _wish(doors, asked))
+    words = answer_to(doors, conversation)
     answer = f"chatcmpl-{uuid.uuid4().hex}"
     if asked.stream:
         chunks = _chunks(answer, asked.model, words, pieces)
-        return StreamingResponse(
-            chunks, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        return Stream(chunks, "text/event-stream", headers={"Cache-Control": "no-store"})
     limit = doors.settings.limits.answer_seconds
     try:
         async with asyncio.timeout(limit):
@@ -157,24 +167,10 @@ async def _evidence(
     return pieces
 
 
-async def _words(
-    doors: Doors,
-    asked: ChatRequest,
-    question: str,
-    selections: dict[str, npt.NDArray[np.int64]],
-    pieces: list[Evidence],
-) -> AsyncIterator[str]:
-    if doors.settings.language_model is None:
-        text = from_evidence(question, pieces, {name: len(ids) for name, ids in selections.items()})
-        for number, word in enumerate(text.split(" ")):
-            yield word if not number else f" {word}"
-        return
-    turns = [(message.role, message.text) for message in asked.messages if message.role != "system"]
-    turns[-1] = ("user", question)
-    wanted = asked.max_completion_tokens or asked.max_tokens or doors.settings.limits.answer_tokens
-    tokens = min(wanted, doors.settings.limits.answer_tokens)
-    async for sentence in from_language_model(doors, turns, pieces, tokens):
-        yield sentence
+def _wish(doors: Doors, asked: ChatRequest) -> Wish:
+    most = doors.settings.limits.answer_tokens
+    wanted = asked.max_completion_tokens or asked.max_tokens or most
+    return Wish(min(wanted, most), asked.temperature or 0.0, 1.0 if asked.top_p is None else asked.top_p)
 
 
 def _whole(answer: str, model: str, text: str, pieces: list[Evidence]) -> dict[str, Any]:
@@ -201,8 +197,8 @@ def _whole(answer: str, model: str, text: str, pieces: list[Evidence]) -> dict[s
 
 
 async def _chunks(
-    answer: str, model: str, words: AsyncIterator[str], pieces: list[Evidence]
-) -> AsyncIterator[str]:
+    answer: str, model: str, words: AsyncGenerator[str, None], pieces: list[Evidence]
+) -> AsyncGenerator[str, None]:
     """Server-sent events; a comment now and then keeps proxies from hanging up on a slow model."""
 
     def event(delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
@@ -235,7 +231,14 @@ async def _chunks(
         yield f"data: {json.dumps(_error_body(error))}\n\n"
     finally:
         waiting.cancel()
+        end(_close(words, waiting))
     yield "data: [DONE]\n\n"
+
+
+async def _close(words: AsyncGenerator[str, None], waiting: asyncio.Future[Any]) -> None:
+    """Whoever hung up ends the language model's work, too."""
+    await asyncio.wait({waiting})
+    await words.aclose()
 
 
 def _error_body(error: Exception) -> dict[str, Any]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.serving.doors import CellChoice, Doors
-from engine.serving.problems import not_loaded
-from engine.serving.routes.asking import WithDoors, needs
+from engine.serving.problems import documented, not_loaded
+from engine.serving.routes.asking import OCTETS, WithDoors, answers, needs
+from engine.serving.routes.retrieval import levels_response
 
-router = APIRouter(tags=["features"], dependencies=[needs("read")])
+router = APIRouter(tags=["features"], dependencies=[needs("read")], responses=documented(404, 501))
 
 
 class OfCells(BaseModel):
@@ -45,6 +46,17 @@ async def feature(number: int = Path(ge=0, le=2**40), doors: Doors = WithDoors) 
 async def strongest(number: int = Path(ge=0, le=2**40), doors: Doors = WithDoors) -> dict[str, Any]:
     """Its strongest cells: `[cell, largest activation]`, strongest first."""
     return {"feature": number, "cells": await _room(doors).top_cells.remote(number)}
+
+
+@router.get("/v1/features/{number}/levels", response_class=Response, responses=answers(OCTETS))
+async def levels(number: int = Path(ge=0, le=2**40), doors: Doors = WithDoors) -> Response:
+    """Its largest activation in every cell, a byte a cell by ascending id: 1 is X-Score-Low, 255 is
+    X-Score-High, 0 not known. X-Cells-Listed of the X-Cells-Fired cells in which it fires are known.
+    """
+    found, n_listed, n_fired = await _room(doors).levels.remote(number, await doors.cells.ids.remote(None))
+    response = levels_response(found)
+    response.headers["X-Cells-Listed"], response.headers["X-Cells-Fired"] = str(n_listed), str(n_fired)
+    return response
 
 
 @router.post("/v1/features/of-cells")

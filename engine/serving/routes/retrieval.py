@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
 from engine.serving.doors import CellChoice, Doors
-from engine.serving.problems import Problem, not_loaded
-from engine.serving.rooms.cells import Scores
-from engine.serving.routes.asking import WithDoors, needs
+from engine.serving.problems import Problem, documented, not_loaded
+from engine.serving.rooms.cell_view import Scores
+from engine.serving.routes.asking import OCTETS, WithDoors, answers, needs
 
-router = APIRouter(tags=["retrieval"], dependencies=[needs("read")])
+router = APIRouter(tags=["retrieval"], dependencies=[needs("read")], responses=documented(404, 501))
 
 Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 STARTED = int(time.time())
@@ -67,8 +68,8 @@ class EmbeddingsRequest(BaseModel):
     user: str | None = None
 
 
-@router.post("/v1/search")
-async def search(asked: SearchRequest, doors: Doors = WithDoors) -> dict[str, Any]:
+@router.post("/v1/search", response_model=dict[str, Any])
+async def search(asked: SearchRequest, doors: Doors = WithDoors) -> Response:
     """The k best cells with their annotations."""
     if (asked.text is None) == (asked.like is None):
         raise Problem(422, "invalid_request", "give text or like: one of them says what to look for")
@@ -82,10 +83,11 @@ async def search(asked: SearchRequest, doors: Doors = WithDoors) -> dict[str, An
     found = await doors.cells.search.remote(vector, asked.k, where, asked.metric, asked.how, asked.rerank)
     for hit in found["hits"]:
         hit["score"] = round(hit["score"] * factor, 5)
-    return {**found, "truncated": truncated}
+    # Plain values already: written once, and not looked through again.
+    return Response(to_json({**found, "truncated": truncated}), media_type="application/json")
 
 
-@router.post("/v1/score", response_class=Response)
+@router.post("/v1/score", response_class=Response, responses=answers(OCTETS))
 async def score(asked: ScoreRequest, doors: Doors = WithDoors) -> Response:
     """A byte a cell, by ascending id: 1 is X-Score-Low, 255 is X-Score-High, 0 no score."""
     question = await doors.question(asked.text, asked.template)

@@ -17,10 +17,20 @@ const RAMP = { light: [[226, 228, 224], [120, 190, 180], [11, 83, 90]], dark: [[
 
 /** Colour of a share from 0 to 1. */
 export function rampColour(share, isDark) {
-  const stops = isDark ? RAMP.dark : RAMP.light;
+  return between(isDark ? RAMP.dark : RAMP.light, share);
+}
+
+function between(stops, share) {
   const at = Math.min(share, 0.9999) * (stops.length - 1);
   const [from, to] = [stops[Math.floor(at)], stops[Math.floor(at) + 1]];
   return from.map((part, index) => Math.round(part + (to[index] - part) * (at - Math.floor(at))));
+}
+
+const SIGNED = { light: [[0, 90, 156], [228, 228, 224], [200, 82, 0]], dark: [[110, 182, 240], [48, 56, 63], [250, 160, 80]] };
+
+/** Colour of a share from 0 to 1 where one half is zero. */
+export function signedColour(share, isDark) {
+  return between(isDark ? SIGNED.dark : SIGNED.light, share);
 }
 
 export const isDark = () => matchMedia("(prefers-color-scheme: dark)").matches;
@@ -30,7 +40,8 @@ export function palette(kind) {
   const colours = new Uint8Array(256 * 4);
   const missing = isDark() ? [52, 60, 68] : [214, 216, 212];
   for (let level = 0; level < 256; level += 1) {
-    const colour = level === 0 ? missing : kind === "category" ? categoryColour(level) : rampColour((level - 1) / 254, isDark());
+    const number = kind === "signed" ? signedColour : rampColour;
+    const colour = level === 0 ? missing : kind === "category" ? categoryColour(level) : number((level - 1) / 254, isDark());
     colours.set([...colour, 255], level * 4);
   }
   return colours;

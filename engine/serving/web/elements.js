@@ -51,4 +51,6 @@ export function ramp(colourOf) {
 }
 
 export const round = (value, digits = 2) => (value === null || value === undefined || Number.isNaN(value) ? "" : Number(value).toFixed(digits));
+/** Three figures, whatever the size. */
+export const brief = (value) => (Number.isFinite(value) ? String(Number(value.toPrecision(3))) : "");
 export const many = (number) => Number(number).toLocaleString("en");

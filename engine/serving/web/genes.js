@@ -40,17 +40,24 @@ async function compare() {
     say("select cells first: draw around them, or click a category");
     return;
   }
-  const body = { cells: { ranges: rangesOf(a) }, most: 30 };
-  if (sides.b?.length) body.against = { ranges: rangesOf(sides.b) };
-  const { genes, compared } = await json("/v1/markers", body);
+  const b = sides.b?.length ? { ranges: rangesOf(sides.b) } : null, cells = { ranges: rangesOf(a) };
+  const higher = [await json("/v1/markers", { cells, ...(b && { against: b }), most: 25 })];
+  // Both ways where B was chosen; of all other cells, what the selection lacks is rarely of interest.
+  if (b) higher.push(await json("/v1/markers", { cells: b, against: cells, most: 25 }));
+  byId("markers").replaceChildren(...higher.flatMap(({ genes, compared }, side) => [
+    element("h2", {}, `Higher in ${"AB"[side]}`),
+    element("p", { class: "small" }, `${many(compared.selection)} and ${many(compared.rest)} cells were compared.`),
+    listed(genes, "AB"[side], "BA"[side]),
+  ]));
+}
+
+function listed(genes, here, there) {
   const colour = (gene) => element("button", { type: "button", onclick: tried(() => colourBy("gene", gene)) }, gene);
-  byId("markers").replaceChildren(
-    element("p", { class: "small" }, `Higher in A; ${many(compared.selection)} and ${many(compared.rest)} cells were compared.`),
-    table([
-      { title: "Gene", of: (row) => colour(row.gene) },
-      { title: "log2 fold", number: true, of: (row) => round(row.log2_fold) },
-      { title: "AUC", number: true, of: (row) => round(row.auc) },
-      { title: "in A", number: true, of: (row) => `${round(100 * row.share, 0)} %` },
-      { title: "in B", number: true, of: (row) => `${round(100 * row.share_of_rest, 0)} %` },
-    ], genes));
+  return table([
+    { title: "Gene", of: (row) => colour(row.gene) },
+    { title: "log2 fold", number: true, of: (row) => round(row.log2_fold) },
+    { title: "AUC", number: true, of: (row) => round(row.auc) },
+    { title: `in ${here}`, number: true, of: (row) => `${round(100 * row.share, 0)} %` },
+    { title: `in ${there}`, number: true, of: (row) => `${round(100 * row.share_of_rest, 0)} %` },
+  ], genes);
 }

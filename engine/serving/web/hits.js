@@ -1,15 +1,16 @@
 // Cells as a table: what a search found or what is chosen; the way in for whom the map says nothing.
 
-import { byId, element, round, table } from "./elements.js";
-import { json } from "./server.js";
-import { tried } from "./speech.js";
+import { byId, element, many, round, table } from "./elements.js";
+import { blob, json } from "./server.js";
+import { say, tried } from "./speech.js";
 import { onChange, rangesOf, state } from "./state.js";
 
 const SHOWN = 200;
-let rows = [];
 
 export function startHits() {
-  byId("export").addEventListener("click", tried(save));
+  byId("export").addEventListener("click", tried(() => save("csv")));
+  byId("export-h5ad").addEventListener("click", tried(() => save("h5ad")));
+  byId("export-h5ad").hidden = !state.facts.counts;
   onChange(tried(async (what) => {
     if (what !== "chosen" || !state.chosen.length) return;
     const { cells } = await json("/v1/cells/names", { ranges: rangesOf(state.chosen.slice(0, SHOWN)) });
@@ -23,7 +24,6 @@ export const showFirstCells = tried(async () => {
 });
 
 export function showCells(cells) {
-  rows = cells;
   const columns = Object.keys(cells[0]?.obs ?? {}).slice(0, 3);
   byId("hits").replaceChildren(table([
     { title: "Cell", of: (row) => row.name },
@@ -32,22 +32,14 @@ export function showCells(cells) {
   ], cells.slice(0, SHOWN)));
 }
 
-// All chosen cells (names of the first thousand), with their level where something colours them.
-async function save() {
-  const chosen = state.chosen.length ? state.chosen : [...state.ids.keys()];
-  const { cells } = state.chosen.length ? await json("/v1/cells/names", { ranges: rangesOf(chosen.slice(0, 1000)) }) : { cells: rows };
-  const names = new Map(cells.map((cell) => [cell.cell, cell.name]));
-  const { colour } = state;
-  const value = (position) => {
-    if (!colour) return "";
-    const level = colour.levels[position];
-    if (!level) return "";
-    return colour.categories[level - 1] ?? colour.low + ((level - 1) / 254) * (colour.high - colour.low);
-  };
-  const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
-  const lines = chosen.map((position) => [state.ids[position], quoted(names.get(state.ids[position]) ?? ""), quoted(value(position))].join(","));
-  const text = [["cell", "name", quoted(colour?.name ?? "colour")].join(","), ...lines].join("\n");
-  const anchor = element("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: "cells.csv" });
-  anchor.click();
-  URL.revokeObjectURL(anchor.href);
+// The server writes the file: the chosen cells or all, with the score of the text that colours them.
+async function save(format) {
+  const cells = state.chosen.length ? { ranges: rangesOf(state.chosen) } : { all: true };
+  const { id } = await json("/v1/selections", cells);
+  const text = state.colour?.kind === "text" ? `&text=${encodeURIComponent(state.colour.name)}` : "";
+  say("writing the file");
+  const file = URL.createObjectURL(await blob(`/v1/selections/${id}/export?format=${format}${text}`));
+  element("a", { href: file, download: `cells.${format}` }).click();
+  URL.revokeObjectURL(file);
+  say(`${many(state.chosen.length || state.ids.length)} cells exported`);
 }

@@ -1,9 +1,10 @@
 // The map's canvas: lasso, moving, zooming, and keys for those who use no pointer.
 
-import { byId } from "./elements.js";
+import { byId, element } from "./elements.js";
 import { showFirstCells } from "./hits.js";
 import { Scatter } from "./scatter.js";
-import { choose, onChange, state } from "./state.js";
+import { tried } from "./speech.js";
+import { choose, onChange, state, useLayout } from "./state.js";
 
 export function startMap() {
   let map;
@@ -18,14 +19,25 @@ export function startMap() {
   }
   map.setPlaces(state.layout);
   onChange((what) => {
-    if (what === "colour" && state.colour) map.setLevels(state.colour.levels, state.colour.categories.length ? "category" : "number");
+    if (what === "layout") map.moveTo(state.layout);
+    if (what === "colour" && state.colour) map.setLevels(state.colour.levels, kindOf(state.colour));
     if (what === "chosen") map.choose(state.chosen);
   });
+  layouts();
   pointers(map);
   keys(map);
   byId("fit").addEventListener("click", () => map.fit());
   document.body.dataset.drawn = "yes";
   return map;
+}
+
+const kindOf = (colour) => (colour.categories.length ? "category" : colour.isSigned ? "signed" : "number");
+
+function layouts() {
+  const names = state.facts.cells.layouts, select = byId("layout");
+  select.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
+  select.hidden = names.length < 2;
+  select.addEventListener("change", tried(() => useLayout(select.value)));
 }
 
 function pointers(map) {

@@ -1,12 +1,13 @@
 // The page: a map of the cells, and panels that colour, choose, compare and ask.
 
 import { startChat } from "./chat.js";
-import { categoryColour, isDark, rampColour } from "./colours.js";
-import { byId, dot, element, many, ramp, round } from "./elements.js";
+import { categoryColour, isDark, rampColour, signedColour } from "./colours.js";
+import { brief, byId, dot, element, many, ramp } from "./elements.js";
 import { startGenes } from "./genes.js";
 import { startFeatures } from "./features.js";
 import { showCells, startHits } from "./hits.js";
 import { startMap } from "./map.js";
+import { startPerturb } from "./perturb.js";
 import { json, useKey } from "./server.js";
 import { say, tried } from "./speech.js";
 import { choose, colourBy, load, onChange, positionOf, positionsOf, rangesOf, state, undo } from "./state.js";
@@ -15,7 +16,7 @@ function legend() {
   const { colour } = state, box = byId("legend");
   box.replaceChildren();
   if (!colour) return;
-  box.append(element("strong", {}, colour.name));
+  box.append(element("strong", {}, titleOf(colour)));
   if (colour.categories.length) {
     const counts = new Uint32Array(256);
     for (const level of colour.levels) counts[level] += 1;
@@ -26,17 +27,27 @@ function legend() {
     });
     return;
   }
-  box.append(ramp((share) => rampColour(share, isDark())));
-  box.append(element("div", { class: "ends" }, element("span", {}, round(colour.low)), element("span", {}, round(colour.high))));
+  const paint = colour.isSigned ? signedColour : rampColour;
+  box.append(ramp((share) => paint(share, isDark())));
+  box.append(element("div", { class: "ends" }, element("span", {}, brief(colour.low)), element("span", {}, brief(colour.high))));
+  if (colour.note) box.append(element("p", { class: "small" }, colour.note));
+}
+
+function titleOf({ kind, name }) {
+  if (kind === "feature") return `Feature ${name}`;
+  if (kind !== "change") return name;
+  const [perturbation, , gene] = name.split("|").map(decodeURIComponent);
+  return gene ? `${gene} after losing ${perturbation}` : `Change after losing ${perturbation}`;
 }
 
 function provenance() {
-  const { cells, texts, counts, features } = state.facts;
+  const { cells, texts, counts, features, perturbations } = state.facts;
   const parts = [`${cells.index} version ${cells.version}, dataset ${cells.dataset_id.slice(0, 12)}, ${many(cells.n_cells)} cells, ${cells.width} dimensions`];
   if (texts) parts.push(`joint model ${texts.fingerprint.slice(0, 12)}`);
   if (counts) parts.push(`${many(counts.n_genes)} genes`);
   if (features) parts.push(`${many(features.n_features)} features`);
-  parts.push("map: the plane in which the cells' vectors spread most");
+  if (perturbations) parts.push(`perturbation model of ${perturbations.trained.length} perturbations`);
+  if (cells.layouts.length < 2) parts.push("map: the plane in which the cells' vectors spread most");
   byId("provenance").textContent = parts.join(" · ");
 }
 
@@ -108,12 +119,23 @@ async function follow(map) {
   const view = new URLSearchParams(location.hash.slice(1));
   const [kind, ...name] = (view.get("colour") ?? "").split(":");
   const first = state.facts.cells.columns.find((column) => column.kind === "category");
-  if (["column", "gene", "text", "feature"].includes(kind)) await colourBy(kind, name.join(":"), false);
+  if (["column", "gene", "text", "feature", "change"].includes(kind)) await colourBy(kind, name.join(":"), false);
   else if (first) await colourBy("column", first.name, false);
   const cells = (view.get("cells") ?? "").split(",").filter((part) => /^\d+(-\d+)?$/.test(part));
   if (cells.length) choose(positionsOf(cells.map((part) => part.split("-").map(Number)).map(([a, b]) => [a, b ?? a + 1])), false);
   const at = (view.get("view") ?? "").split(",").map(Number);
   if (map && at.length === 3 && at.every(Number.isFinite)) [map.view.x, map.view.y, map.view.zoom] = at;
+}
+
+// "/" asks, Ctrl+Z goes back; in a field both mean what they mean there.
+function shortcuts() {
+  addEventListener("keydown", (event) => {
+    if (event.target.closest("input, textarea, select")) return;
+    if (event.key === "/") byId("question").focus();
+    else if (event.key === "z" && (event.ctrlKey || event.metaKey)) undo();
+    else return;
+    event.preventDefault();
+  });
 }
 
 async function start() {
@@ -130,9 +152,11 @@ async function start() {
   finding(openTab);
   startChat(openTab);
   startGenes();
+  startPerturb();
   startFeatures();
   startHits();
   byId("undo").addEventListener("click", undo);
+  shortcuts();
   byId("share").addEventListener("click", tried(async () => {
     await navigator.clipboard.writeText(link(map));
     say("link copied");

@@ -16,11 +16,14 @@ void main() {
 }`;
 const FRAGMENT = `#version 300 es
 precision mediump float;
-in float colour; in float dim; uniform sampler2D colours; uniform vec3 ground; out vec4 drawn;
+in float colour; in float dim; uniform sampler2D colours; uniform vec3 ground; uniform float width; out vec4 drawn;
 void main() {
-  if (length(gl_PointCoord - 0.5) > 0.5) discard;
+  float out_by = length(gl_PointCoord - 0.5) * 2.0;
+  if (out_by > 1.0) discard;
   vec3 own = texture(colours, vec2((colour * 255.0 + 0.5) / 256.0, 0.5)).rgb;
-  drawn = vec4(mix(ground, own, dim), 1.0);
+  // A soft rim of the ground's colour: cells that overlap stay apart to the eye. Small points have no room for it.
+  float rim = width > 4.0 ? 1.0 - smoothstep(0.72, 1.0, out_by) : 1.0;
+  drawn = vec4(mix(ground, own, dim * rim), 1.0);
 }`;
 
 export class Scatter {
@@ -50,7 +53,14 @@ export class Scatter {
     this.setLevels(new Uint8Array(this.n), "number");
   }
 
-  /** levels: a byte a cell; kind: "category" or "number". */
+  /** The same cells in other places. */
+  moveTo(places) {
+    this.places = places;
+    this.#attribute("place", places, 2, this.gl.UNSIGNED_SHORT);
+    this.fit();
+  }
+
+  /** levels: a byte a cell; kind: "category", "number" or "signed". */
   setLevels(levels, kind) {
     this.levels = levels;
     this.kind = kind;
@@ -96,6 +106,7 @@ export class Scatter {
     gl.uniform2f(this.at("centre"), this.view.x, this.view.y);
     gl.uniform2f(this.at("zoom"), x, y);
     gl.uniform1f(this.at("size"), this.#pointSize() * scale);
+    gl.uniform1f(this.at("width"), this.#pointSize() * scale);
     gl.uniform1f(this.at("ranked"), this.kind === "number" ? 1 : 0);
     gl.uniform1f(this.at("faded"), this.faded ? 1 : 0);
     gl.uniform3f(this.at("ground"), ground[0], ground[1], ground[2]);
@@ -104,7 +115,7 @@ export class Scatter {
 
   #pointSize() {
     const room = this.canvas.clientWidth * this.canvas.clientHeight;
-    return Math.max(1.5, Math.min(9, 0.55 * Math.sqrt(room / Math.max(this.n, 1)))) * Math.min(3, Math.sqrt(this.view.zoom));
+    return Math.max(1.5, Math.min(10, 0.55 * Math.sqrt(room / Math.max(this.n, 1)))) * Math.min(3, Math.sqrt(this.view.zoom));
   }
 
   // Places are squeezed into the smaller side, so that distances mean the same both ways.

@@ -32,10 +32,11 @@ export const json = async (path, body, signal) => (await fetched(path, body, sig
 export async function levels(path, body, signal) {
   const response = await fetched(path, body, signal);
   const end = (name) => Number(response.headers.get(`X-Score-${name}`) ?? NaN);
-  return { levels: new Uint8Array(await response.arrayBuffer()), low: end("Low"), high: end("High") };
+  return { levels: new Uint8Array(await response.arrayBuffer()), low: end("Low"), high: end("High"), headers: response.headers };
 }
 
 export const bytes = async (path) => (await fetched(path)).arrayBuffer();
+export const blob = async (path) => (await fetched(path)).blob();
 
 /** Chunks of a streamed answer, as they come. */
 export async function* streamed(path, body, signal) {

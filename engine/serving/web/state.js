@@ -6,7 +6,8 @@ export const state = {
   facts: null, // what the server serves
   ids: new Float64Array(0), // id of the cell at each position, ascending
   layout: null,
-  colour: null, // { kind: "column" | "gene" | "text" | "feature", name, levels, low, high, categories }
+  // { kind: "column" | "gene" | "text" | "feature" | "change", name, levels, low, high, categories, note }
+  colour: null,
   chosen: [], // positions
   past: [],
 };
@@ -17,12 +18,17 @@ const changed = (what) => listeners.forEach((listener) => listener(what));
 
 export async function load() {
   state.facts = await json("/v1/datasets");
-  const [layout, { ranges, n_cells: n }] = await Promise.all([bytes("/v1/cells/layout"), json("/v1/cells/ids")]);
-  state.layout = new Uint16Array(layout);
+  const [, { ranges, n_cells: n }] = await Promise.all([useLayout(), json("/v1/cells/ids")]);
   state.ids = new Float64Array(n);
   let at = 0;
   for (const [start, stop] of ranges) for (let id = start; id < stop; id += 1, at += 1) state.ids[at] = id;
   changed("cells");
+}
+
+/** Put the cells where a layout has them; the first one unless another is named. */
+export async function useLayout(name) {
+  state.layout = new Uint16Array(await bytes(`/v1/cells/layout${name ? `?name=${encodeURIComponent(name)}` : ""}`));
+  changed("layout");
 }
 
 let asking = null;
@@ -33,7 +39,7 @@ export async function colourBy(kind, name, remember = true) {
   asking = new AbortController();
   const { signal } = asking;
   const path = { column: "/v1/cells/columns/", gene: "/v1/genes/" }[kind];
-  let found, categories = [];
+  let found, note = "", categories = [];
   if (kind === "column") {
     [found, { categories }] = await Promise.all([
       levels(path + encodeURIComponent(name), undefined, signal),
@@ -41,20 +47,34 @@ export async function colourBy(kind, name, remember = true) {
     ]);
   } else if (kind === "gene") found = await levels(`${path}${encodeURIComponent(name)}/expression`, undefined, signal);
   else if (kind === "text") found = await levels("/v1/score", { text: name }, signal);
-  else found = ofFeature((await json(`/v1/features/${name}/cells`, undefined, signal)).cells);
+  else if (kind === "change") ({ note, ...found } = await changeOf(name, signal));
+  else {
+    found = await levels(`/v1/features/${name}/levels`, undefined, signal);
+    const [listed, fired] = ["Listed", "Fired"].map((end) => Number(found.headers.get(`X-Cells-${end}`)));
+    note = listed < fired ? `known in its ${listed} strongest of ${fired} cells` : `fires in ${fired} cells`;
+  }
   if (remember) keep();
-  state.colour = { kind, name, categories, ...found };
+  state.colour = { kind, name, categories, note, ...found };
   changed("colour");
 }
 
-// A feature is known at its strongest cells only.
-function ofFeature(cells) {
-  const found = new Uint8Array(state.ids.length), top = cells.length ? cells[0][1] : 0;
-  for (const [id, value] of cells) {
-    const position = positionOf(id);
-    if (position >= 0) found[position] = 1 + Math.round((254 * value) / (top || 1));
-  }
-  return { levels: found, low: 0, high: top };
+// A prediction is of the mean cell of each category. Named `perturbation|column|gene|context`; without a gene
+// it is the size of the change of all genes.
+async function changeOf(name, signal) {
+  const [perturbation, column, gene, context] = name.split("|").map(decodeURIComponent);
+  const body = { perturbation, column, gene: gene || null, context: context || null };
+  const [{ groups }, codes] = await Promise.all([
+    json("/v1/perturb/groups", body, signal),
+    levels(`/v1/cells/columns/${encodeURIComponent(column)}`, undefined, signal),
+  ]);
+  const changes = groups.map((group) => group.change);
+  const most = Math.max(...changes.map(Math.abs), 1e-9);
+  // Changes of one gene go both ways from zero, which is in the middle. Sizes that are all but the same look so.
+  const least = Math.min(...changes, most);
+  const low = gene ? -most : least > 0.95 * most ? 0 : least;
+  const level = new Uint8Array(256);
+  for (const { category, change } of groups) level[category] = 1 + Math.round((254 * (change - low)) / (most - low || 1));
+  return { levels: codes.levels.map((code) => level[code]), low, high: most, isSigned: Boolean(gene), note: `predicted for the mean cell of each ${column}` };
 }
 
 export function choose(positions, remember = true) {

@@ -48,7 +48,7 @@ def of_perturbation(
         memory=_states(parameters, one, training, hardware)
         | {
             # Members' passes are kept until the one backward pass.
-            name: size * (members if name != "gradients in work" else 1)
+            name: size * (1 if name == bimamba.IN_WORK else members)
             for name, size in bimamba.activation_terms(
                 config,
                 conditions,

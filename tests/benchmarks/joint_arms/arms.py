@@ -27,36 +27,56 @@ from jobs.demo_text import minilm_directory
 from storage.cells import CellStore
 from storage.locations import Location
 from storage.shuffled_cells import read_cells
-from tests.benchmarks.joint_arms.cells import TEMPLATE, Cells, held_donors, medians_of_markers
+from tests.benchmarks.joint_arms.cells import TEMPLATE, Cells, medians_of_markers
 from tests.streaming.in_process import encode_here
 
 ENCODED_AT_ONCE = 128
-MAX_TOKENS = 192
+MAX_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Settings of our recipe. rate: of heads and tower; thinning: least share of a cell's molecules shown."""
+
+    steps: int = 200
+    batch: int = 64
+    rate: float = 1e-3
+    thinning: float = 0.3
+    balance: str | None = None
+
+
+@dataclass(frozen=True)
+class Original:
+    """Settings of CellWhisperer's recipe, whose batch is its own 512."""
+
+    rate: float = 4e-5
+    epochs: float = 4
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Cells of a set; steps of the encoder and of our recipe, pairs of a step; epochs of CellWhisperer's,
-    whose batch is its own 512."""
+    """Cells of a set to learn from and to test on; steps of the encoder and of heads alone; runs an arm."""
 
     cells: int
+    test_cells: int
     encoder_steps: int
-    steps: int
-    batch: int
-    epochs: float
+    head_steps: int
+    seeds: int
 
 
-FULL = Sizes(500, 100, 160, 128, 4)
-SMALL = Sizes(40, 2, 3, 16, 0.1)
+FULL = Sizes(500, 1_000, 100, 300, 3)
+SMALL = Sizes(40, 40, 2, 3, 1)
+SMALL_OURS, SMALL_ORIGINAL = Ours(steps=3, batch=16), Original(epochs=0.1)
 
 
 @dataclass(frozen=True)
 class Arms:
-    """Trains joint models of these cells into `folder`."""
+    """Trains joint models of these cells into `folder`, but for cells of some donors."""
 
     folder: Path
     cells: Cells
     sizes: Sizes
+    held_out: tuple[str, ...] = ()
 
     def encoder(self) -> str:
         """A Geneformer of two layers for the marker genes, trained on its own objective."""
@@ -80,36 +100,35 @@ class Arms:
         return str(output)
 
     def shuffled(self) -> str:
-        """Everybody's caption given to somebody else, of those that are learnt from."""
-        learnt = np.flatnonzero(~self.cells.held_C)
-        captions = self.cells.caption_C.copy()
-        captions[learnt] = captions[np.random.default_rng(0).permutation(learnt)]
+        """Everybody's caption given to somebody else."""
+        captions = np.random.default_rng(0).permutation(self.cells.caption_C)
         names = [str(name) for name in CellStore.open(self.cells.store).obs([]).index]
         path = self.folder / "shuffled.parquet"
         path.write_bytes(encode_captions(names, pd.Series(captions)))
         return str(path)
 
-    def ours(self, tower: str, name: str, *, captions: str | None = None, **others: Any) -> joint.JointModel:
-        """Our recipe; what is not said is the default preset's. captions: a file instead of the template."""
-        preset = PRESETS["default"]
-        given = {"width": preset.dims[-1], "dims": preset.dims, "head": preset.head, "patience": 0, **others}
-        given.setdefault("objective", joint.ObjectiveOptions(positives=preset.positives))
-        rate = 2e-3 if given.get("locking") == "LL" else 1e-3
-        return self._trained(
-            tower,
-            name,
-            captions,
-            given,
-            {"steps": self.sizes.steps, "batch": self.sizes.batch, "learning_rate": rate},
-        )
+    def ours(self, tower: str, name: str, settings: Ours, seed: int = 0) -> joint.JointModel:
+        """Our recipe, whose cell tower learns with the heads; what is not said is the default preset's."""
+        given = {"locking": "UL", "thinning": settings.thinning, "balance": settings.balance}
+        training = {"steps": settings.steps, "batch": settings.batch, "learning_rate": settings.rate}
+        return self._trained(tower, name, None, {**_default_preset(), **given}, training, seed)
 
-    def original(self, tower: str, features: str) -> joint.JointModel:
-        """CellWhisperer's: cell tower frozen, text tower learning, a pair's own text the one positive, and
-        the rate and epochs of its ablation study (specs/joint_and_chat.md section 5)."""
+    def heads_alone(
+        self, tower: str, name: str, features: str, captions: str | None = None, seed: int = 0
+    ) -> joint.JointModel:
+        """Our recipe with both towers locked. captions: a file instead of the template."""
+        given = {"locking": "LL", "cell_features": features}
+        training = {"steps": self.sizes.head_steps, "batch": 128, "learning_rate": PRESETS["default"].lr}
+        return self._trained(tower, name, captions, {**_default_preset(), **given}, training, seed)
+
+    def original(
+        self, tower: str, name: str, features: str, settings: Original, seed: int = 0
+    ) -> joint.JointModel:
+        """CellWhisperer's: cell tower frozen, text tower learning, a pair's own text the one positive."""
         preset = PRESETS["cellwhisperer"]
-        learnt = int((~self.cells.held_C).sum())
+        learnt = len(self.cells.label_C) - len(self.cells.rows_of(self.held_out))
         batch = min(preset.batch, learnt)
-        steps = max(2, round(self.sizes.epochs * learnt / batch))
+        steps = max(2, round(settings.epochs * learnt / batch))
         given = {
             "width": preset.dims[-1],
             "dims": preset.dims,
@@ -121,13 +140,23 @@ class Arms:
             "objective": joint.ObjectiveOptions(positives=preset.positives, largest_scale=None),
             "projection_steps": round(preset.projection_warmup * steps),
         }
-        rates = {"learning_rate": 4e-5, "final_fraction": preset.final_fraction, "betas": preset.betas}
-        return self._trained(tower, "original", None, given, {"steps": steps, "batch": batch, **rates})
+        rates = {
+            "learning_rate": settings.rate,
+            "final_fraction": preset.final_fraction,
+            "betas": preset.betas,
+        }
+        return self._trained(tower, name, None, given, {"steps": steps, "batch": batch, **rates}, seed)
 
     def _trained(
-        self, tower: str, name: str, captions: str | None, given: dict[str, Any], training: dict[str, Any]
+        self,
+        tower: str,
+        name: str,
+        captions: str | None,
+        given: dict[str, Any],
+        training: dict[str, Any],
+        seed: int,
     ) -> joint.JointModel:
-        output = Location.of(self.folder / name)
+        output = Location.of(self.folder / f"{name}-{seed}")
         steps = training["steps"]
         planned = plan(
             self.cells.store,
@@ -135,30 +164,47 @@ class Arms:
             tower,
             str(minilm_directory()),
             output,
-            # No arm looks at the cells it is measured with: held out, and judged once, at the end.
-            split=Split(hold_out=Values("donor", held_donors(self.cells))),
+            # Judged once, after the last step, whose weights are the ones that count.
+            split=Split(hold_out=Values("donor", self.held_out)) if self.held_out else Split(share=0.0),
             judge_every=steps,
+            patience=0,
             **given,
         )
         make_features(planned.recipe, output)
         options = TrainingOptions(
-            workers=0, warmup_steps=steps // 20, checkpoint_every=steps, weight_decay=0.01, **training
+            workers=0,
+            warmup_steps=steps // 20,
+            checkpoint_every=steps,
+            weight_decay=0.01,
+            seed=seed,
+            **training,
         )
         run_training(planned.recipe, options, output)
-        return joint.load(self.folder / name)
+        return joint.load(self.folder / f"{name}-{seed}")
+
+
+def _default_preset() -> dict[str, Any]:
+    preset = PRESETS["default"]
+    return {
+        "width": preset.dims[-1],
+        "dims": preset.dims,
+        "head": preset.head,
+        "objective": joint.ObjectiveOptions(positives=preset.positives),
+    }
 
 
 @torch.no_grad()
-def scores_of(model: joint.JointModel, cells: Cells, captions: list[str]) -> npt.NDArray[np.float32]:
-    """Cosine of every held-out cell with every caption `[C, K]`."""
+def scores_of(
+    model: joint.JointModel, cells: Cells, rows: npt.NDArray[np.int64], captions: list[str]
+) -> npt.NDArray[np.float32]:
+    """Cosine of these cells with every caption `[C, K]`."""
     store = CellStore.open(cells.store)
     tokeniser = model.cell_tower.tokeniser
     match = tokeniser.match(list(store.genes.index))
-    held = np.flatnonzero(cells.held_C)
     parts = []
-    for start in range(0, len(held), ENCODED_AT_ONCE):
-        rows = read_cells(store, held[start : start + ENCODED_AT_ONCE])
-        parts.append(model.embed_cells(tokeniser.tokenise(rows.indptr, rows.indices, rows.counts, match)))
+    for start in range(0, len(rows), ENCODED_AT_ONCE):
+        read = read_cells(store, rows[start : start + ENCODED_AT_ONCE])
+        parts.append(model.embed_cells(tokeniser.tokenise(read.indptr, read.indices, read.counts, match)))
     cells_CU, texts_KU = torch.cat(parts).nan_to_num(), model.embed_texts(captions)
     scores: npt.NDArray[np.float32] = (cells_CU @ texts_KU.T).numpy()
     return scores

@@ -13,7 +13,7 @@ from engine.streaming.products.activations import ActivationProduct
 from engine.streaming.recipe import Recipe
 from jobs import train_encoder
 from jobs.anatomy import execute, parse
-from jobs.demo import Sizes
+from jobs.demo_steps import Sizes
 from storage.ingest import ingest
 from tests.streaming.in_process import encode_here
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from engine import ray_session
 from engine.models import joint, tahoe
 from engine.retrieval.build import IndexOptions, Source, build
 from engine.retrieval.texts import describe_joint
+from engine.serving import front
 from engine.serving.application import build as application
 from engine.serving.settings import Limits, Settings
 from jobs.demo_text import minilm_directory
@@ -55,13 +55,19 @@ def prepare(folder: Path, n_cells: int) -> Settings:
 
 
 @contextmanager
+def own_ray() -> Iterator[None]:
+    """As `serve` starts it; the one there is, if there is one."""
+    with front.on_this_machine() as environment, ray_session.connect("local", 2, environment):
+        yield
+
+
+@contextmanager
 def serving(settings: Settings) -> Iterator[int]:
     """The port of the application on an embedded Ray."""
     from ray import serve
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = int(listener.getsockname()[1])
-    with ray_session.connect("local", num_cpus=2):
+    (port,) = front.free_ports(1)
+    with own_ray():
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         try:
             serve.run(application(settings), name="syncytium")

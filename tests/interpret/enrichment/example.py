@@ -51,10 +51,17 @@ def listed_genes(seed: int = 0, planted: int = PLANTED) -> list[list[int]]:
     return [*lists, []]
 
 
-def write_features(place: Path, *, ranges: int = 2, seed: int = 0, planted: int = PLANTED) -> Path:
-    """A finished dataset of feature tables at `place`."""
+def write_features(
+    place: Path, *, ranges: int = 2, seed: int = 0, planted: int = PLANTED, sae: str = ""
+) -> Path:
+    """A finished dataset of feature tables at `place`. sae: fingerprint of the autoencoder they are of."""
     edges = np.linspace(0, FEATURES, ranges + 1).astype(int).tolist()
-    lineage = {"seed": seed, "planted": planted, "tables": {"top_genes": LISTED, "min_gene_tokens": 2}}
+    lineage = {
+        "seed": seed,
+        "planted": planted,
+        "sae": sae,
+        "tables": {"top_genes": LISTED, "min_gene_tokens": 2},
+    }
     dataset = plan_tables(str(place), lineage, edges)
     tables = _tables(listed_genes(seed, planted))
     for member in dataset.members:

@@ -148,6 +148,21 @@ def test_keeping_only_small_p_changes_no_rate(golden: Golden) -> None:
     assert (few.count_E == every.count_E).all()
 
 
+def test_lists_that_share_no_gene_with_any_term() -> None:
+    """As a few neurons and a small source: nothing to sort, and every test counts."""
+    background = Background.of("abcdefgh")
+    lists = GeneLists.of(background, [0, 1], ["abc", "bcd"])
+    names = pd.DataFrame({"term_id": ["T"], "name": ["t"], "group": ["pathway"]})
+    genes = pd.DataFrame({"gene": list("fgh"), "term_id": "T"})
+    terms = TermSets.of(background, "S", names, genes, smallest=1)
+    table = TailTable.of(lists.sizes, terms.sizes, len(background))
+    found = scan(lists, terms, table, keep_p=0.05)
+    assert found.count_E.sum() == 2
+    assert found.simes_F.tolist() == [1.0, 1.0]
+    assert found.kept is not None
+    assert len(found.kept.list_N) == 0
+
+
 def test_tails_of_all_sizes_agree_with_scipy() -> None:
     population = 60
     sizes = np.arange(population + 1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.interpret.gene_ranking import TableOptions
+from engine.interpret.names import Names
 from engine.interpret.page.content import CellMap, Command, Curve, Measure, PageContent, Series, Step
-from engine.interpret.tables import Names, TableOptions, tabulate
+from engine.interpret.tables import tabulate
 from tests.interpret.small_pass import CELLS, FEATURES, GENES, SmallPass
 
 HOSTILE = "</script><img src=x onerror=document.title='hacked'>&<!--"

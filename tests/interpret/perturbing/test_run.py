@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 from torch.nn import functional as F
 
 from engine import models
@@ -20,6 +23,7 @@ from engine.models import Encoder, Tokens
 from engine.streaming.inputs import Inputs
 from engine.streaming.recipe import Recipe
 from storage.errors import InputError
+from storage.ingest import IngestOptions, ingest
 from tests.streaming.in_process import encode_here
 from tests.streaming.inputs import geneformer_model, genes, small_counts, small_store, tahoe_model
 
@@ -146,3 +150,38 @@ def test_what_does_not_fit_is_refused(inputs: Inputs, request_: Request, message
 def test_cells_of_a_goal_are_spread() -> None:
     assert spread(np.arange(10), 20).tolist() == list(range(10))
     assert spread(np.arange(100), 4).tolist() == [0, 25, 50, 75]
+
+
+def test_a_drug_is_another_drug_token_in_the_same_cell(shared: Path, tmp_path: Path) -> None:
+    """The official 3B layout at a small size, with its table of drugs."""
+    model = shared / "golden" / "tahoe" / "B" / "model"
+    names = [name for name in json.loads((model / "vocab.json").read_text()) if name.startswith("ENSG")]
+    counts = np.random.default_rng(0).poisson(1.0, (6, len(names))).astype(np.float32)
+    cells = anndata.AnnData(sparse.csr_matrix(counts), var=pd.DataFrame(index=names))
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    ingest([str(tmp_path / "cells.h5ad")], str(tmp_path / "store"), IngestOptions(gene_id_key="index"))
+    inputs = Inputs.open(str(tmp_path / "store"), str(model), drug_token=True)
+    request = Request("drug", None, drugs=("Trametinib", "DMSO_TF"), base_drug="DMSO_TF")
+    made = replace(
+        product_of(inputs, request), base_drug=inputs.model.tokeniser.drugs["DMSO_TF"], drugs=request.drugs
+    )
+    encode_here(inputs, made, tmp_path / "out", RECIPE)
+    table = pd.read_parquet(tmp_path / "out" / "perturbations.parquet")
+    assert table[["kind", "drug", "gene_names", "n_cells"]].values.tolist() == [
+        ["drug", "Trametinib", "", 6],
+        ["drug", "DMSO_TF", "", 6],
+    ]
+    assert table["shift"][1] == pytest.approx(0, abs=1e-6)
+
+    encoder = models.load(model, drug_token=True)
+    block = inputs.store.read(0, 6)
+    tokens = encoder.tokeniser.tokenise(
+        block.indptr, block.indices, block.counts, inputs.match, max_tokens=LIMIT
+    )
+    rows = [torch.as_tensor(encoder.tokeniser.drug_ids([name] * 6)) for name in request.drugs]
+    treated, control = (encoder.embed(tokens, made.layer, made.pool, drug_C=drug_C) for drug_C in rows)
+    expected = (1 - F.cosine_similarity(treated, control)).mean()
+    assert table["shift"][0] == pytest.approx(float(expected), abs=1e-5)
+    assert table["shift"][0] > 1e-4
+    with pytest.raises(InputError, match="no such drug"):
+        perturbations_of(inputs, Request("drug", None, drugs=("sugar",)))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from engine.models.errors import ModelError, UnsafePickle
+from engine.models.joint.packed_bert import PackedBert
 from engine.models.joint.text_tower import load_text_tower, save_text_tower
 from tests.models.joint.small_joint import TEXTS, bert, text_directory
 from tests.models.test_foreign import Call
@@ -32,6 +33,28 @@ def test_features_are_those_of_transformers(directory: Path) -> None:
         for pool, expected in found.items():
             tower = load_text_tower(directory, pool=pool)  # type: ignore[arg-type]
             torch.testing.assert_close(tower(tower.tokenise(TEXTS)), torch.stack(expected), rtol=0, atol=1e-5)
+
+
+def test_a_packed_tower_answers_the_same(directory: Path) -> None:
+    for pool in ("pooler", "cls", "mean"):
+        tower = load_text_tower(directory, pool=pool)  # type: ignore[arg-type]
+        packed = PackedBert(tower)
+        for texts in (TEXTS, TEXTS[:1], ["a sample of a sample of a sample of a sample of blood"]):
+            tokens = tower.tokenise(texts)
+            torch.testing.assert_close(packed(tokens), tower(tokens).detach(), rtol=0, atol=2e-6)
+    assert not PackedBert.takes(tower.to(torch.bfloat16))
+    with pytest.raises(ValueError, match="BERT on a CPU in float32"):
+        PackedBert(tower)
+
+
+def test_products_in_bfloat16_are_near(directory: Path) -> None:
+    tower = load_text_tower(directory, pool="mean")
+    tokens = tower.tokenise(TEXTS)
+    exact, near = PackedBert(tower)(tokens), PackedBert(tower, torch.bfloat16)(tokens)
+    assert near.dtype == torch.float32
+    assert not torch.equal(near, exact)
+    torch.testing.assert_close(near, exact, rtol=0, atol=0.02)
+    assert torch.nn.functional.cosine_similarity(near, exact).min() > 0.9995
 
 
 def test_long_texts_are_cut_and_marked(directory: Path) -> None:

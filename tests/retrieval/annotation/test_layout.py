@@ -7,7 +7,7 @@ import pandas as pd
 
 from engine.retrieval.annotation import graph, layout
 from engine.retrieval.annotation.graph import Nearest
-from engine.retrieval.annotation.layout import LayoutOptions, lay_out, rows_of
+from engine.retrieval.annotation.layout import Layout, LayoutOptions, Placing, find_landmarks, rows_of
 from storage.embeddings import Embeddings
 from tests.retrieval.inputs import write_embeddings
 
@@ -21,6 +21,15 @@ def embeddings(folder: Path, n_cells: int) -> tuple[Embeddings, np.ndarray]:
     obs = pd.DataFrame(index=[str(cell) for cell in range(n_cells)])
     write_embeddings(str(folder / "e"), e_CD, obs, chunk=64)
     return Embeddings.open(str(folder / "e")), group
+
+
+def lay_out(found: Embeddings, n_cells: int, options: LayoutOptions) -> Layout:
+    """Ranges of 100 cells placed one after the other."""
+    landmarks = find_landmarks(found, n_cells, options)
+    placing = Placing(found, landmarks)
+    ranges = [(start, min(start + 100, n_cells)) for start in range(0, n_cells, 100)]
+    placed = [placing.place(start, found.read(start, stop)) for start, stop in ranges]
+    return Layout.of_parts([place for place, _ in placed], [cluster for _, cluster in placed], len(landmarks))
 
 
 def test_rows_are_read_across_blocks(tmp_path: Path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from engine.retrieval.annotation import run
+from engine.retrieval.annotation import assembly, parts, run
 from engine.retrieval.annotation.inputs import AnnotationInputs
 from engine.retrieval.annotation.run import AnnotationOptions, annotate, lineage_id, lineage_of_file
 from storage.embeddings import Embeddings
@@ -111,7 +111,8 @@ def test_every_cluster_has_a_title_and_evidence(annotated: Path) -> None:
 def test_cellwhisperers_table_of_top_genes(
     inputs: AnnotationInputs, blood: Blood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "BLOCK_CELLS", 128)
+    monkeypatch.setattr(assembly, "BLOCK_CELLS", 128)
+    monkeypatch.setattr(parts, "FEWEST_CELLS", 100)
     monkeypatch.setattr(run, "TERMS_PER_CELL", 2)
     output = tmp_path / "table.h5ad"
     options = AnnotationOptions(top_genes_table=True, n_top=3, landmarks=3, clusters=False)

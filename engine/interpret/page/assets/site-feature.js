@@ -6,46 +6,6 @@ const grid = (heads, rows) => make("div", { class: "table-scroll" }, make("table
 const linkTo = (feature) => make("a", { class: "open", href: `#/feature/${feature}` }, String(feature));
 const oddsOf = (value) => short(limited(value));
 
-function histogram(bins) {
-  const highest = Math.max(...bins.map((bin) => bin[2]), 1), width = 460, height = 130;
-  const root = draw("svg", { viewBox: `0 0 ${width} ${height + 22}`, class: "histogram", role: "img", "aria-label": "How many tokens it fires on how strongly" });
-  bins.forEach(([low, high, tokens], place) => {
-    const step = width / bins.length, tall = Math.max(1, (height * Math.log1p(tokens)) / Math.log1p(highest));
-    const bar = draw("rect", { x: place * step + 1, y: height - tall, width: Math.max(step - 2, 1), height: tall, rx: 2 });
-    bar.append(draw("title", {}, `${short(low)} to ${short(high)}: ${count(tokens)} tokens`));
-    root.append(bar);
-  });
-  if (bins.length) {
-    root.append(draw("text", { x: 0, y: height + 16 }, short(bins[0][0])), draw("text", { x: width, y: height + 16, "text-anchor": "end" }, short(bins.at(-1)[1])));
-  }
-  return root;
-}
-
-function network(edges) {
-  const names = [...new Set(edges.flatMap(([a, b]) => [a, b]))];
-  const degree = new Map(names.map((name) => [name, edges.filter(([a, b]) => a === name || b === name).length]));
-  const moduleOf = new Map();
-  for (const [a, b, , part] of edges) if (part >= 0) { moduleOf.set(a, part); moduleOf.set(b, part); }
-  names.sort((a, b) => (moduleOf.get(a) ?? 99) - (moduleOf.get(b) ?? 99) || degree.get(b) - degree.get(a));
-  const size = 420, radius = 150;
-  const place = new Map(names.map((name, at) => [name, [size / 2 + radius * Math.cos((2 * Math.PI * at) / names.length), size / 2 + radius * Math.sin((2 * Math.PI * at) / names.length)]]));
-  const root = draw("svg", { viewBox: `0 0 ${size} ${size}`, class: "network", role: "img", "aria-label": `Network of ${names.length} genes and ${edges.length} edges` });
-  for (const [a, b, score, part] of edges) {
-    const [x1, y1] = place.get(a), [x2, y2] = place.get(b);
-    const line = draw("line", { x1, y1, x2, y2, class: part < 0 ? "between" : "", "stroke-opacity": 0.25 + 0.6 * (score / 1000) });
-    line.append(draw("title", {}, `${a} – ${b}: ${score}`));
-    root.append(line);
-  }
-  names.forEach((name) => {
-    const [x, y] = place.get(name), left = x < size / 2 - 1;
-    const dot = draw("circle", { cx: x, cy: y, r: 3 + Math.min(degree.get(name), 12) / 3 });
-    dot.style.fill = moduleOf.has(name) ? hue(moduleOf.get(name)) : "var(--faint)";
-    const angle = (Math.atan2(y - size / 2, x - size / 2) * 180) / Math.PI;
-    root.append(dot, draw("text", { x: left ? x - 9 : x + 9, y: y + 3.5, "text-anchor": left ? "end" : "start", transform: `rotate(${left ? angle + 180 : angle} ${x} ${y})` }, name));
-  });
-  return root;
-}
-
 function termsCard(record) {
   const terms = record.terms.map(([group, source, id, name, hit, sharp, k, K, genes, systems, ...numbers]) => ({ group, source, id, name, hit, sharp, k, K, genes, systems, numbers }));
   const groups = [...new Set(terms.map((term) => term.group))];
@@ -69,13 +29,19 @@ function termsCard(record) {
   return card("What its genes are known for", found ? "By kind of evidence; pale rows are not significant. q: over all features and all terms of the source. By chance: share of shuffles of the gene labels that find a term as strong." : "Nothing significant. The best of what was tested, for orientation:", ...parts);
 }
 
+function genesCard(record) {
+  const ofCells = table.geneScore === "presence";
+  const meaning = "Mean: activation where the gene occurs. Lift: how much likelier it fires there. Act. × expr.: sum of activation times log expression.";
+  return card(ofCells ? "Genes of its cells" : "Genes", ofCells ? `Genes that the cells in which it is strong have and others lack; on many of them it does not fire. Presence: partial correlation over cells. ${meaning}` : meaning, grid(
+    [["Gene"], ...(ofCells ? [["Presence", "number"]] : []), ["Mean", "number"], ["Lift", "number"], ["Act. × expr.", "number"], ["Fires on", "number middling"]],
+    record.genes.map(([name, mean, lift, expression, n, of, score]) => [name, ...(ofCells ? [fixed(score, 2)] : []), short(mean), short(limited(lift)), short(expression), `${count(n)} of ${count(of)}`])));
+}
+
 function cards(row, record) {
   const summary = record.summary || {};
   const parts = [
     card("How strongly", `Fires on ${percent(table.density[row])} of gene tokens, in ${count(table.cells[row])} of ${count(table.nCells)} cells; bars are on a log scale`, histogram(record.bins)),
-    card("Genes", "Mean: activation where the gene occurs. Lift: how much likelier it fires there. Act. × expr.: sum of activation times log expression.", grid(
-      [["Gene"], ["Mean", "number"], ["Lift", "number"], ["Act. × expr.", "number"], ["Fires on", "number middling"]],
-      record.genes.map(([name, mean, lift, expression, n, of]) => [name, short(mean), short(limited(lift)), short(expression), `${count(n)} of ${count(of)}`]))),
+    genesCard(record),
   ];
   if (record.labels.length) parts.push(card("Cell labels", "AUROC: chance that a cell of the label has a larger activation than another cell; 0.5 says nothing.", grid(
     [["Label"], ["AUROC", "number"], ["FDR", "number"], ["Odds ratio", "number middling"], ["Fires in", "number middling"]],
@@ -85,12 +51,17 @@ function cards(row, record) {
     parts.push(card("Do its genes interact?", `${count(edges)} edges among ${count(known)} genes of the network; their degrees alone would give ${short(expected)} (q ${q === null ? "–" : probability(q)}). Colours are modules.`, network(record.edges)));
   }
   parts.push(card("Strongest cells", null, grid([["Cell"], ["Label"], ["Activation", "number"]], record.cells.map(([name, label, peak]) => [make("span", { class: "mono" }, name), label ?? "–", short(peak)]))));
+  for (const [source, rows] of record.trees || []) parts.push(card(`Where its terms lie in ${source}`, "Filled: significant, the larger the more genes are shared. Hollow: what they lie under.", tree(rows)));
   if (record.partners.length) parts.push(card("Fires together with", "Correlation over tokens; cosine of the directions they write.", grid(
     [["Feature"], ["Name"], ["Correlation", "number"], ["Cosine", "number"]],
     record.partners.map(([feature, correlation, cosine]) => [linkTo(feature), text(nameOf(rowOf(feature))), fixed(correlation, 2), cosine === null ? "–" : fixed(cosine, 2)]))));
-  if (record.match) {
-    const [share, sae, feature, similarity] = record.match;
-    parts.push(card("In other autoencoders", null, facts([["Found again in", share === null ? "–" : percent(share)], ["Mean similarity", short(similarity)], ["Best match", sae < 0 ? "none" : `feature ${feature} of autoencoder ${sae}`]])));
+  if (record.near?.length) parts.push(card("Writes nearly the same", "Cosine of the directions they write: the nearest of all features, whether they fire together or not.", grid(
+    [["Feature"], ["Name"], ["Cosine", "number"]], record.near.map(([feature, cosine]) => [linkTo(feature), text(nameOf(rowOf(feature))), fixed(cosine, 2)]))));
+  if (record.others) {
+    const { share, similarity, partners } = record.others;
+    parts.push(card("In other autoencoders", `Found again in ${share === null ? "none that could be asked" : percent(share)} of them; mean similarity ${short(similarity)}.`, grid(
+      [["Autoencoder"], ["Feature", "number"], ["Its genes", "middling"], ["Similarity", "number"], ["Mutual"]],
+      partners.map(([other, name, feature, alike, mutual, genes]) => [make("a", { class: "open", href: `#/compare/${other}` }, name), feature < 0 ? "none" : String(feature), genes || "–", fixed(alike, 2), mutual ? "yes" : "no"]))));
   }
   for (const effect of record.steering || []) parts.push(card("When it is changed", `${effect.edit}; change of ${effect.what}`, grid([["Gene"], ["Change", "number"]], effect.genes.map(([name, change]) => [name, short(change)]))));
   return parts;

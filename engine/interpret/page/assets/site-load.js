@@ -7,18 +7,44 @@ window.syncytium = (name, value) => {
   waiting.delete(name);
 };
 
+// Behind a server that may ask for a key, scripts cannot bring one: there the same files are fetched.
+const served = document.body.hasAttribute("data-served");
+const keyName = "syncytium-key";
+
+async function fetched(name) {
+  const key = sessionStorage.getItem(keyName);
+  const response = await fetch(`data/${name}.js`, { headers: key ? { Authorization: `Bearer ${key}` } : {} });
+  if (response.status === 401) throw new KeyWanted(Boolean(key));
+  if (!response.ok) throw new Error(`data/${name}.js: the server answered ${response.status}`);
+  const call = await response.text();
+  return JSON.parse(call.slice(call.indexOf(",") + 1, call.lastIndexOf(")")));
+}
+
+class KeyWanted extends Error {
+  constructor(refused) { super(refused ? "This key is not known to the server." : "This server asks for a key."); }
+}
+
+function askForKey(error) {
+  const field = make("input", { id: "key", type: "password", autocomplete: "off", "aria-label": "API key" });
+  const enter = () => { sessionStorage.setItem(keyName, field.value.trim()); location.reload(); };
+  byId("main").replaceChildren(make("section", { class: "first" }, make("p", { class: "lead" }, error.message),
+    make("p", { class: "search" }, field), make("p", {}, make("button", { type: "button", class: "quiet", onclick: enter }, "Enter"))));
+}
+
 function load(name) {
   if (loaded.has(name)) return Promise.resolve(loaded.get(name));
   if (!waiting.has(name)) {
     const entry = {};
     entry.promise = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
     waiting.set(name, entry);
-    const script = make("script", { src: `data/${name}.js` });
-    script.addEventListener("error", () => {
-      waiting.delete(name);
-      entry.reject(new Error(`data/${name}.js is missing beside this page`));
-    });
-    if (name !== "table") document.head.append(script);
+    const failed = (error) => { waiting.delete(name); entry.reject(error); };
+    if (served) fetched(name).then((value) => window.syncytium(name, value), failed);
+    // The table's script is in the page itself: it comes while this one is read.
+    else if (name !== "table") {
+      const script = make("script", { src: `data/${name}.js` });
+      script.addEventListener("error", () => failed(new Error(`data/${name}.js is missing beside this page`)));
+      document.head.append(script);
+    }
   }
   return waiting.get(name).promise;
 }

@@ -13,7 +13,19 @@ function showFailures() {
   });
   byId("main").replaceChildren(make("section", { class: "first" }, make("div", { class: "section-head" }, make("h2", {}, "What does not hold"),
     make("p", {}, `Features that a reader should not build on, and why. One that is not here is not thereby shown to mean something.${table.batchesKnown ? "" : " Nothing is known about batches: the site was made without --batch."}`)),
-    make("div", { class: "cards" }, ...parts)));
+    make("div", { class: "cards" }, densities(), ...parts)));
+}
+
+// From one token in a million to all of them, a third of a power of ten a bar.
+function densities() {
+  const bins = new Array(18).fill(0);
+  let alive = 0;
+  for (const density of table.density) {
+    if (!density) continue;
+    alive++;
+    bins[Math.min(17, Math.max(0, Math.floor((Math.log10(density) + 6) * 3)))]++;
+  }
+  return card("How often features fire", `${count(alive)} that fire at all, by the share of gene tokens they fire on, on a log scale.`, distribution("How many features fire on which share of tokens", bins, ["0.0001 %", "100 %"], [[5 / 6, "a tenth"]]));
 }
 
 async function showRates() {

@@ -23,8 +23,9 @@ async function featuresOfGene(word) {
   return found;
 }
 
-async function featuresOfTerm(words) {
+async function featuresOfTerm(given) {
   if (table.terms === null) return new Set();
+  const words = given.map((word) => word.replaceAll("_", " "));
   const terms = await load("terms");
   const found = new Set();
   terms.names.forEach((name, place) => {

@@ -43,7 +43,7 @@ let searching = 0;
 async function refill() {
   const turn = ++searching;
   const found = await search(list.query);
-  if (turn !== searching || !byId("rows")) return;
+  if (turn !== searching || !byId("none")) return;
   const rows = [];
   if (found === null) { for (let row = 0; row < table.nFeatures; row++) if (passes(row)) rows.push(row); }
   else for (const row of found) if (passes(row)) rows.push(row);
@@ -55,43 +55,59 @@ async function refill() {
   });
   list.rows = rows;
   byId("count").textContent = `${count(rows.length)} of ${count(table.nFeatures)} features`;
-  byId("rows").style.height = `${rows.length * ROW_HEIGHT}px`;
-  byId("scroller").scrollTop = 0;
   byId("none").hidden = rows.length > 0;
-  drawRows();
+  view.show(rows);
 }
 
-function drawRows() {
-  const scroller = byId("scroller");
-  if (!scroller) return;
-  const first = Math.max(0, Math.floor(scroller.scrollTop / ROW_HEIGHT) - 6);
-  const last = Math.min(list.rows.length, Math.ceil((scroller.scrollTop + scroller.clientHeight) / ROW_HEIGHT) + 6);
-  const all = columns();
-  byId("rows").replaceChildren(...list.rows.slice(first, last).map((row, place) => make("div", {
-    class: "row", role: "row", "aria-rowindex": first + place + 2, "data-feature": number(row),
-    style: { transform: `translateY(${(first + place) * ROW_HEIGHT}px)` },
-    onclick: () => { location.hash = `#/feature/${number(row)}`; },
-  }, ...all.map((column) => make("div", { role: "cell", class: [column.number && "number", column.hide].filter(Boolean).join(" ") || null }, column.cell(row))))));
+// A list of any length under its heads; `view` is the one on the page. A row is drawn by its columns.
+let view = null;
+function virtual(label, columns, attributes) {
+  const rows = make("div", { class: "rows", id: "rows" });
+  const scroller = make("div", { class: "scroller", id: "scroller", tabindex: "0", onscroll: () => view.draw() }, rows);
+  const head = make("div", { class: "head", id: "head", role: "row" });
+  for (const element of [head, scroller]) {
+    element.style.setProperty("--wide-columns", columns.map((column) => column.width).join(" "));
+    element.style.setProperty("--middling-columns", columns.filter((column) => column.hide !== "wide").map((column) => column.width).join(" "));
+    element.style.setProperty("--narrow-columns", columns.filter((column) => !column.hide).map((column) => column.width).join(" "));
+  }
+  const classes = (column) => [column.number && "number", column.hide].filter(Boolean).join(" ") || null;
+  view = {
+    shown: [], columns, head,
+    element: make("div", { role: "table", "aria-label": label }, head, scroller),
+    heads(cells) {
+      head.replaceChildren(...columns.map((column, place) => make("div", { role: "columnheader", class: classes(column), ...cells[place].attributes }, cells[place].content)));
+    },
+    show(shown) {
+      this.shown = shown;
+      this.element.setAttribute("aria-rowcount", shown.length + 1);
+      rows.style.height = `${shown.length * ROW_HEIGHT}px`;
+      scroller.scrollTop = 0;
+      this.draw();
+    },
+    draw() {
+      const first = Math.max(0, Math.floor(scroller.scrollTop / ROW_HEIGHT) - 6);
+      const last = Math.min(this.shown.length, Math.ceil((scroller.scrollTop + scroller.clientHeight) / ROW_HEIGHT) + 6);
+      rows.replaceChildren(...this.shown.slice(first, last).map((row, place) => make("div", {
+        class: "row", role: "row", "aria-rowindex": first + place + 2,
+        style: { transform: `translateY(${(first + place) * ROW_HEIGHT}px)` }, ...attributes(row),
+      }, ...columns.map((column) => make("div", { role: "cell", class: classes(column) }, column.cell(row))))));
+    },
+  };
+  return view;
 }
 
 function drawHead() {
-  const all = columns();
-  for (const element of [byId("head"), byId("scroller")]) {
-    element.style.setProperty("--wide-columns", all.map((column) => column.width).join(" "));
-    element.style.setProperty("--middling-columns", all.filter((column) => column.hide !== "wide").map((column) => column.width).join(" "));
-    element.style.setProperty("--narrow-columns", all.filter((column) => !column.hide).map((column) => column.width).join(" "));
-  }
-  byId("head").replaceChildren(...all.map((column) => make("div", {
-    role: "columnheader", class: [column.number && "number", column.hide].filter(Boolean).join(" ") || null,
-    "aria-sort": list.sort === column.key ? (list.order > 0 ? "ascending" : "descending") : null,
-  }, make("button", { type: "button", title: column.about, "data-sort": column.key, onclick: () => {
-    list.order = list.sort === column.key ? -list.order : column.order;
-    list.sort = column.key;
-    drawHead();
-    byId("head").querySelector(`[data-sort="${column.key}"]`).focus();
-    keep();
-    refill();
-  } }, column.name))));
+  view.heads(view.columns.map((column) => ({
+    attributes: { "aria-sort": list.sort === column.key ? (list.order > 0 ? "ascending" : "descending") : null },
+    content: make("button", { type: "button", title: column.about, "data-sort": column.key, onclick: () => {
+      list.order = list.sort === column.key ? -list.order : column.order;
+      list.sort = column.key;
+      drawHead();
+      view.head.querySelector(`[data-sort="${column.key}"]`).focus();
+      keep();
+      refill();
+    } }, column.name),
+  })));
 }
 
 function choice(label, key, options) {
@@ -132,7 +148,7 @@ function csv() {
 
 // One explanation a feature, in the fields of Neuronpedia's explanations.
 function neuronpedia() {
-  const entries = list.rows.filter((row) => !(table.flags[row] & 1)).map((row) => ({ index: String(number(row)), description: nameOf(row), typeName: "syncytium-enrichment", explanationModelName: "template" }));
+  const entries = list.rows.filter((row) => !(table.flags[row] & 1)).map((row) => ({ index: String(number(row)), description: nameOf(row), typeName: "syncytium-enrichment", explanationModelName: table.maker ? table.makers[table.maker[row]] : "template" }));
   save("explanations.json", "application/json", JSON.stringify(entries, null, 1));
 }
 
@@ -153,9 +169,7 @@ function showList(state) {
       choice("What speaks against it", "flag", [["", "All features"], ["none", "nothing against it"], ...FLAGS.map((flag) => [flag.key, flag.name])]),
       table.terms ? check("with a term", "hit") : null, check("starred", "starred"),
       make("p", { id: "count", role: "status" })),
-    make("div", { role: "table", "aria-label": "Features", "aria-rowcount": table.nFeatures + 1 },
-      make("div", { class: "head", id: "head", role: "row" }),
-      make("div", { class: "scroller", id: "scroller", tabindex: "0", onscroll: drawRows }, make("div", { class: "rows", id: "rows" }))),
+    virtual("Features", columns(), (row) => ({ "data-feature": number(row), onclick: () => { location.hash = `#/feature/${number(row)}`; } })).element,
     make("p", { class: "empty", id: "none", hidden: true }, "No feature matches."),
     make("div", { class: "exports" }, make("button", { type: "button", class: "quiet", onclick: csv }, "Save as CSV"), make("button", { type: "button", class: "quiet", onclick: neuronpedia }, "Save explanations for Neuronpedia")))));
   drawHead();

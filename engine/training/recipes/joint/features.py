@@ -9,10 +9,13 @@ Legend: D width of features.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 import torch
 
+from engine import ray_session
 from engine.captions import Captions
 from engine.models import joint
 from engine.models.joint.model import in_batches
@@ -22,18 +25,22 @@ from engine.streaming.products.embeddings import EmbeddingProduct
 from engine.streaming.recipe import Recipe as Encoding
 from engine.streaming.recipe import Workers
 from engine.streaming.run import Progress, encode
+from engine.tasks import run_tasks
 from engine.training.recipes.joint.plan import CELLS, TEXTS, WEIGHTS
 from engine.training.recipes.joint.recipe import JointRecipe
 from engine.training.recipes.joint.weights import radius_weights, write_weights
 from storage import embeddings
 from storage.cells import CellStore
 from storage.checkpoints import local_copy
-from storage.commits import Dataset
+from storage.commits import Dataset, MemberPlan
 from storage.embeddings import Embeddings
 from storage.errors import InputError
 from storage.locations import Location
 
 TEXTS_PER_MEMBER = 4096
+# From so many members on, starting Ray and a tower in every worker is worth it: minutes of one core.
+MEMBERS_FOR_TASKS = 4
+TASKS_AT_ONCE = 256
 
 
 def make_features(
@@ -44,7 +51,7 @@ def make_features(
         _make_cell_features(recipe, output / CELLS, address, report)
     captions = recipe.captions.read(CellStore.open(recipe.cells), recipe.n_cells)
     if recipe.text_features:
-        make_text_features(recipe, captions, output / TEXTS)
+        make_text_features(recipe, captions, output / TEXTS, address=address, report=report)
     if recipe.weights and not output.exists(WEIGHTS):
         write_weights(output, WEIGHTS, _weights(recipe, captions))
 
@@ -68,8 +75,18 @@ def require_features(recipe: JointRecipe, path: str) -> None:
         )
 
 
-def make_text_features(recipe: JointRecipe, captions: Captions, location: Location) -> None:
-    """The text tower's features of all captions; goes on where it was interrupted."""
+def make_text_features(
+    recipe: JointRecipe,
+    captions: Captions,
+    location: Location,
+    *,
+    address: str | None = None,
+    report: Progress | None = None,
+) -> None:
+    """The text tower's features of all captions; goes on where it was interrupted.
+
+    Many captions are read in tasks of Ray, each with a tower of its own; few in this process.
+    """
     dataset = Dataset.plan(
         location,
         kind=embeddings.KIND,
@@ -80,19 +97,66 @@ def make_text_features(recipe: JointRecipe, captions: Captions, location: Locati
         },
         members=fixed_members(len(captions.texts), TEXTS_PER_MEMBER),
     )
-    pending = dataset.pending()
-    if pending:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        tower = joint.load_text_tower(local_copy(recipe.text_tower), max_tokens=recipe.max_text_tokens)
-        tower.to(device)
-        for member in pending:
-            start, stop = int(member.facts["start"]), int(member.facts["stop"])
-            f_BD = _features_of(tower, captions.texts[start:stop])
-            writer = dataset.member(member.key)
-            writer.put(embeddings.chunk_name(member.key), embeddings.embedding_chunk(f_BD, member.key, start))
-            writer.commit(member.facts)
-    obs = pd.DataFrame({"caption": captions.texts}, index=[str(n) for n in range(len(captions.texts))])
+    total, pending = len(captions.texts), dataset.pending()
+    done = total - sum(int(member.facts["stop"]) - int(member.facts["start"]) for member in pending)
+
+    def ended(texts: int) -> None:
+        nonlocal done
+        done += texts
+        if report is not None:
+            report(done, total, "captions", "")
+
+    calls = [
+        (
+            recipe.text_tower,
+            recipe.max_text_tokens,
+            dataset,
+            member,
+            captions.texts[int(member.facts["start"]) : int(member.facts["stop"])],
+        )
+        for member in pending
+    ]
+    if len(calls) >= MEMBERS_FOR_TASKS:
+        with ray_session.connect(address):
+            run_tasks(
+                make_text_member,
+                calls,
+                at_once=TASKS_AT_ONCE,
+                ended=ended,
+                gpus=gpu_share(),
+            )
+    else:
+        for call in calls:
+            ended(make_text_member(*call))
+        _tower.cache_clear()
+    obs = pd.DataFrame({"caption": captions.texts}, index=[str(n) for n in range(total)])
     embeddings.finish_embeddings(dataset, obs)
+
+
+def make_text_member(
+    text_tower: str, max_tokens: int, dataset: Dataset, member: MemberPlan, texts: list[str]
+) -> int:
+    """Read and commit one member of the captions' features; how many captions it has."""
+    f_BD = _features_of(_tower(text_tower, max_tokens), texts)
+    writer = dataset.member(member.key)
+    chunk = embeddings.embedding_chunk(f_BD, member.key, int(member.facts["start"]))
+    writer.put(embeddings.chunk_name(member.key), chunk)
+    writer.commit(member.facts)
+    return len(texts)
+
+
+@lru_cache(maxsize=1)
+def _tower(text_tower: str, max_tokens: int) -> joint.TextTower:
+    """Of this process: a worker of Ray keeps it for all of its members."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return joint.load_text_tower(local_copy(text_tower), max_tokens=max_tokens).to(device).eval()
+
+
+def gpu_share() -> float:
+    """What of a GPU a task asks for: one, where the cluster has any."""
+    import ray
+
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
 
 
 @torch.no_grad()

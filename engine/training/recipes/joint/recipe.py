@@ -27,6 +27,7 @@ from engine.training.recipe import Batch, Share
 from engine.training.recipes.joint.held_out import batches_of, judge, on_device
 from engine.training.recipes.joint.pairs import pairs_of
 from engine.training.recipes.joint.split import Split, Values
+from engine.training.stored_state import fill_learnt
 from storage.checkpoints import local_copy
 from storage.errors import InputError
 
@@ -158,12 +159,9 @@ class JointRecipe:
 
     def export(self, state: Mapping[str, torch.Tensor], directory: Path, options: TrainingOptions) -> None:
         """The model directory that `joint.load` opens: towers and all, standardisation folded in."""
-        module = self._module(seed=0, whole=True)
-        missing, unexpected = module.load_state_dict(dict(state), strict=False)
-        locked = tuple(f"model.{tower}_tower." for tower in self._with_features())
-        strange = [name for name in missing if not name.startswith(locked)] + unexpected
-        if strange:
-            raise ValueError(f"the checkpoint does not fit the model: {', '.join(strange[:3])}")
+        module = self._module(options.seed, whole=True)
+        computed = tuple(f"model.{tower}_tower." for tower in self._with_features())
+        fill_learnt(module, state, without=computed)
         model = module.model
         joint.fold(model)
         pairs = pairs_of(self)

@@ -29,7 +29,9 @@ class Ensemble(nn.Module):
         return [cast(bimamba.TrainingModule, member).model for member in self.members]
 
     def forward(self, batch: dict[str, Tensor]) -> Loss:
-        """The mean of the members' losses and metrics."""
+        """The mean of the members' losses, each by its share of the batch's conditions, so that it does not
+        matter how workers cut a batch; and of their metrics.
+        """
         left_out_BM = batch.get("left_out_BM")
         losses = []
         for number, member in enumerate(self.members):
@@ -37,7 +39,8 @@ class Ensemble(nn.Module):
             if seen_B is None or bool(seen_B.all()):
                 losses.append(member(batch))
             elif bool(seen_B.any()):
-                losses.append(member(_only(batch, seen_B)))
+                found = member(_only(batch, seen_B))
+                losses.append(Loss(found.loss * seen_B.float().mean(), found.metrics))
             else:
                 # Nothing of this batch is for it, but all members must take part in every backward pass.
                 found = member(batch)

@@ -18,19 +18,22 @@ from engine.perturbation import baselines
 from engine.perturbation.baselines import REPLICATE, Known
 from engine.perturbation.differential import mean_of
 from engine.perturbation.evaluation.context import Contender, Measured
+from engine.perturbation.evaluation.page import render
+from engine.perturbation.evaluation.score import Scored
+from engine.perturbation.labels import dose
 from engine.perturbation.normalise import log_normalised
 from engine.perturbation.predictor import Facts, Predictor, expected
 from engine.perturbation.prior import misfit
 from engine.perturbation.rank_sum import Array
 from engine.perturbation.screen import Group
 from engine.training.recipes.perturbation.ensemble import left_out
-from storage.features import parquet
+from storage.ranged_tables import parquet
 
 if TYPE_CHECKING:
     from engine.training.recipes.perturbation.measured import Measurements
     from engine.training.recipes.perturbation.recipe import PerturbationRecipe
 
-METRICS, TABLE = "metrics.json", "evaluation/held_out.parquet"
+METRICS, TABLE, PAGE = "metrics.json", "evaluation/held_out.parquet", "evaluation/index.html"
 MODEL, PRIOR = "model", "prior"
 STRENGTHS = tuple(number / 10 for number in range(11))
 
@@ -38,20 +41,30 @@ STRENGTHS = tuple(number / 10 for number in range(11))
 def publish(
     recipe: PerturbationRecipe, models: list[bimamba.PerturbationModel], directory: Path, seed: int
 ) -> None:
-    """Write the model directory, metrics.json and the table of held-out perturbations."""
+    """Write the model directory, metrics.json, and the table and page of held-out perturbations."""
     measured = recipe.source.measured()
     trained = recipe.split.training(measured.screen)
     facts = _facts(recipe, measured, trained, strength(recipe, models))
-    predictor = Predictor(models, recipe.prior, facts)
+    predictor = Predictor(models, recipe.prior, facts, recipe.drugs)
     predictor.facts.prior_weights.update(vars(predictor.prior.weights))
     predictor.save(directory)
     held_out = recipe.split.validation(measured.screen)
-    rows = held_out_metrics(predictor, measured, trained, held_out, seed)
+    scored = held_out_metrics(predictor, measured, trained, held_out, seed)
+    metrics = summary(scored.rows, recipe, len(trained), facts.strength)
     (directory / TABLE).parent.mkdir()
-    (directory / TABLE).write_bytes(parquet(rows))
-    (directory / METRICS).write_text(
-        json.dumps(summary(rows, recipe, len(trained), facts.strength), indent=1)
-    )
+    (directory / TABLE).write_bytes(parquet(scored.rows))
+    if held_out:
+        shown = {
+            "contenders": metrics["contenders"],
+            "n_perturbations": metrics["n_held_out"],
+            "baselines_know": scored.known,
+            "warnings": scored.warnings,
+        }
+        page = render(
+            shown, scored, measured.screen.genes, recipe.source.cells, "Held-out predictions", MODEL
+        )
+        (directory / PAGE).write_text(page)
+    (directory / METRICS).write_text(json.dumps(metrics, indent=1))
 
 
 def strength(recipe: PerturbationRecipe, models: Sequence[bimamba.PerturbationModel]) -> float:
@@ -64,7 +77,7 @@ def strength(recipe: PerturbationRecipe, models: Sequence[bimamba.PerturbationMo
     measured = recipe.source.measured()
     groups = recipe.split.training(measured.screen)
     screened = measured.screened(groups)
-    start_PG = recipe.start_PG
+    start_PG, doses = recipe.start_PG, [dose(label) for _, label in groups]
     out_PM = left_out(screened.targets, len(models))
     added_PG, counted_P = np.zeros_like(start_PG), out_PM.sum(axis=1)
     for number, model in enumerate(models):
@@ -72,7 +85,8 @@ def strength(recipe: PerturbationRecipe, models: Sequence[bimamba.PerturbationMo
             mine = np.flatnonzero(out_PM[:, number] & (np.array(screened.contexts) == context))
             if len(mine):
                 targets = [screened.targets[int(p)] for p in mine]
-                mean_QG = expected(model, start_PG[mine], targets, context)
+                given = [doses[int(p)] for p in mine]
+                mean_QG = expected(model, start_PG[mine], targets, context, recipe.drugs, given)
                 added_PG[mine] += (mean_QG - start_PG[mine]) / counted_P[mine, None]
     begun_PG = start_PG - np.stack([measured.controls[context] for context in screened.contexts])
     tried = {share: misfit(begun_PG + share * added_PG, screened.delta_PG) for share in STRENGTHS}
@@ -85,23 +99,27 @@ def held_out_metrics(
     trained: Sequence[Group],
     held_out: Sequence[Group],
     seed: int,
-) -> pd.DataFrame:
+) -> Scored:
     """One row a held-out perturbation and contender: cell-eval's metrics of mean profiles."""
     screen, controls = measured.screen, measured.controls
     rng = np.random.default_rng(seed)
-    tables = []
+    tables, drawn = [], {}
     for context in sorted({context for context, _ in held_out}):
         groups = [group for group in held_out if group[0] == context]
         labels = [label for _, label in groups]
         targets = [screen.targets(label) for label in labels]
         named = context if predictor.models[0].config.contexts else None
-        effects = predictor.predict(controls[context], targets, named or context)
+        doses = [dose(label) for label in labels]
+        effects = predictor.predict(controls[context], targets, named or context, doses)
         known = known_of(measured, trained, context)
         rows_of = {label: screen.target_rows(label) for label in labels}
         names = [MODEL, PRIOR, *baselines.NAMES, REPLICATE]
         contenders = {name: Contender(name, controls[context], controls[context], rows_of) for name in names}
         for number, group in enumerate(groups):
             real = Measured(len(screen.groups[group]), measured.means[group])
+            drawn[group] = np.stack([real.mean_G - controls[context], effects.delta_QG[number]]).astype(
+                np.float32
+            )
             deltas: dict[str, Array | None] = {
                 MODEL: effects.delta_QG[number],
                 PRIOR: effects.prior_QG[number],
@@ -118,7 +136,7 @@ def held_out_metrics(
                 first, second = halves
                 contenders[REPLICATE].add(group[1], first, second, second.mean_G)
         tables += _rows(contenders, context)
-    return pd.DataFrame(tables)
+    return Scored(pd.DataFrame(tables), {}, drawn, "the training perturbations", [])
 
 
 def known_of(measured: Measurements, trained: Sequence[Group], context: str) -> Known:
@@ -191,4 +209,5 @@ def _facts(
         cells=recipe.dataset_id,
         perturbation_column=recipe.source.perturbation,
         context_column=recipe.source.context,
+        dose_column=recipe.source.dose,
     )

@@ -29,6 +29,7 @@ class ScreenSource:
     control: str
     context: str | None = None
     max_cells: int | None = None
+    dose: str | None = None
 
     def open(self) -> Screen:
         """Raises InputError, e.g. when a column or control cells are missing."""
@@ -37,6 +38,7 @@ class ScreenSource:
             perturbation=self.perturbation,
             control=self.control,
             context=self.context,
+            dose=self.dose,
             max_cells=self.max_cells,
         )
 

@@ -18,7 +18,9 @@ from torch import nn
 from engine.models import bimamba
 from engine.models.sae.parallelise import ALONE, FeatureShard
 from engine.perturbation import gene_positions
+from engine.perturbation.drugs import NO_DRUGS, Drugs
 from engine.perturbation.gene_sets import NOTHING_KNOWN, GeneSets
+from engine.perturbation.labels import dose
 from engine.perturbation.normalise import log_normalised
 from engine.perturbation.predictor import conditions_of
 from engine.perturbation.prior import ResponsePrior, fit, guessed_by_others
@@ -29,6 +31,7 @@ from engine.training.prefetch import prefetched
 from engine.training.recipe import Batch, Share
 from engine.training.recipes.perturbation.ensemble import Ensemble, left_out
 from engine.training.recipes.perturbation.finish import publish
+from engine.training.recipes.perturbation.live_metrics import held_out_now
 from engine.training.recipes.perturbation.measured import ScreenSource, require_controls
 from engine.training.recipes.perturbation.pathways import features
 from engine.training.recipes.perturbation.split import Split, SplitBy
@@ -58,6 +61,12 @@ class PerturbationRecipe:
     n_codes: int = 16
     """Pathway features by the autoencoder; the others of `config.pathway_dim` come from gene sets."""
     checkpoint_layers: bool = False
+    drug_vectors: str | None = None
+    """Table of drugs (`engine.perturbation.drugs`)."""
+    judge_every: int = 20
+    """Steps between looks at what is held out."""
+    patience: int = 0
+    """What is held out ends no run."""
     knowledge: Mapping[str, str] = field(default_factory=dict)
     """File -> fingerprint, of gene sets and positions."""
 
@@ -120,6 +129,15 @@ class PerturbationRecipe:
         for batch in prefetched(self._batches(_models(module)[0], start_step, share)):
             yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
+    def judge(self, module: nn.Module, share: Share, device: torch.device) -> dict[str, float]:
+        """The same on every worker, without a score: what is held out chooses no checkpoint."""
+        if not self.split.held_out:
+            return {}
+        module.eval()
+        found = held_out_now(self, _models(module))
+        module.train()
+        return found
+
     def tokens(self, batch: Batch) -> int:
         return int(batch["basal_BG"].numel())
 
@@ -131,6 +149,10 @@ class PerturbationRecipe:
     @cached_property
     def sets(self) -> GeneSets:
         return GeneSets.read(list(self.gene_sets)) if self.gene_sets else NOTHING_KNOWN
+
+    @cached_property
+    def drugs(self) -> Drugs:
+        return Drugs.read(self.drug_vectors) if self.drug_vectors else NO_DRUGS
 
     @cached_property
     def prior(self) -> ResponsePrior:
@@ -164,7 +186,8 @@ class PerturbationRecipe:
             groups = [*groups, *((context, screen.control) for context in contexts)]
             start_PG = np.concatenate([start_PG, np.stack([measured.controls[one] for one in contexts])])
         targets = [screen.targets(label) for _, label in groups]
-        conditions = conditions_of(model, targets, [context for context, _ in groups])
+        doses = [dose(label) for _, label in groups]
+        conditions = conditions_of(model, targets, [context for context, _ in groups], self.drugs, doses)
         left_out_PM = torch.from_numpy(left_out(targets, self.members))
         for start, stop in share.ranges(start_step):
             chosen = [_example(position, len(groups), share.seed) for position in range(start, stop)]
@@ -173,8 +196,10 @@ class PerturbationRecipe:
                 "targets_BK": conditions.targets_BK[chosen],
                 "left_out_BM": left_out_PM[chosen],
             }
-            if conditions.context_B is not None:
-                batch["context_B"] = conditions.context_B[chosen]
+            for name in ("context_B", "drugs_BP", "dose_B"):
+                tensor = getattr(conditions, name)
+                if tensor is not None:
+                    batch[name] = tensor[chosen]
             if self.cells_per_condition:
                 batch |= self._cells(screen, [groups[number] for number in chosen], start, share.seed)
             else:
@@ -217,17 +242,28 @@ def plan(
     n_codes: int = 16,
     n_components: int = 32,
     checkpoint_layers: bool = False,
+    drug_vectors: str | None = None,
+    judge_every: int = 20,
     seed: int = 0,
 ) -> PerturbationRecipe:
     """Check inputs and make the recipe. Raises InputError or ModelError before anything is written."""
+    if judge_every < 1:
+        raise InputError(f"--judge-every {judge_every}: at least 1 step.")
     if members < 1 or n_codes < 0 or n_components < 0:
         raise InputError("--members must be at least 1, --pathway-dim and --set-components at least 0.")
+    if source.dose and not drug_vectors:
+        raise InputError("--dose: the model knows a dose beside a drug's numbers; give --drug-vectors.")
+    drugs = Drugs.read(drug_vectors) if drug_vectors else NO_DRUGS
     store = CellStore.open(source.cells)
     screen = source.open()
+    drugs.require_apart(screen.genes, source.cells)
     require_controls(screen)
     split = Split.of(screen, split_by, named=held_out, share=hold_out_share, seed=seed)
-    hit = sorted({gene for _, label in screen.groups for gene in screen.targets(label)})
-    targets = tuple(gene for gene in hit if gene not in set(screen.genes))
+    hits = [screen.targets(label) for _, label in screen.groups]
+    if drugs.dim and not drugs.of(hits).any():
+        raise InputError(f"--drug-vectors {drug_vectors}: none of its drugs is a label of {source.cells}.")
+    measured = set(screen.genes)
+    targets = tuple(sorted({one for hit in hits for one in hit if one not in measured and one not in drugs}))
     sets = GeneSets.read(list(gene_sets)) if gene_sets else NOTHING_KNOWN
     # To be applied to new contexts, a model must tell them apart by their cells, not by their names.
     contexts = sorted({str(one) for one in screen.contexts}) if split_by == "perturbation" else []
@@ -240,6 +276,7 @@ def plan(
             "pathway_dim": n_codes + (n_components if sets.sizes else 0),
             "n_contexts": len(named),
             "contexts": named,
+            "drug_dim": drugs.dim,
             "control_label": source.control,
             **(sizes or {}),
         }
@@ -250,7 +287,7 @@ def plan(
             f"--cells-per-condition {cells}: at least 1 for the probabilistic head, which is trained on "
             "counts of single cells; 0 is the mean of all cells, for the linear head."
         )
-    files = [*gene_sets, *([positions] if positions else [])]
+    files = [*gene_sets, *(path for path in (positions, drug_vectors) if path)]
     if positions:
         gene_positions.read(positions)
     return PerturbationRecipe(
@@ -266,6 +303,8 @@ def plan(
         gene_positions=positions,
         n_codes=n_codes,
         checkpoint_layers=checkpoint_layers,
+        drug_vectors=drug_vectors,
+        judge_every=judge_every,
         knowledge={path: fingerprint([path]) for path in files},
     )
 
