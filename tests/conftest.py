@@ -20,34 +20,30 @@ os.environ.setdefault("RAY_enable_metrics_collection", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-_RAY, _CHAOS = "ray", "chaos/"
+# Groups that take longest, as they are to begin.
+_LONG = (_RAY, _MACHINES) = ("ray", "machines")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """How `make test` shares the tests out to its processes, one group after the other.
 
-    One process begins with all tests of the one Ray cluster, the others with the files that need none. The
-    chaos tests come last and go one by one to whoever is free; those that share machines go together. Tests
-    with processes of their own wait for them, so there is one process of tests more than there are cores.
+    One process begins with all tests of the one Ray cluster, one with those that start clusters of their own,
+    one after the other, and one with the files that need none; whoever is done first helps with the files.
+    Tests with processes of their own wait for them, so there is one process of tests more than there are
+    cores; with two clusters' starts at once some would wait too long.
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: _place(_group(item)))
+    items.sort(key=lambda item: [*_LONG, _group(item)].index(_group(item)))
 
 
 def _group(item: pytest.Item) -> str:
     file = item.path.relative_to(REPOSITORY / "tests").as_posix()
-    fixtures = getattr(item, "fixturenames", ())
-    if "ray_cluster" in fixtures:
+    if "ray_cluster" in getattr(item, "fixturenames", ()):
         return _RAY
-    if "namespace_cluster" in fixtures:
-        return f"{_CHAOS}machines"
-    return f"{file}::{item.name}" if file.startswith(_CHAOS) else file
-
-
-def _place(group: str) -> int:
-    return 0 if group == _RAY else 2 if group.startswith(_CHAOS) else 1
+    starts_clusters = file.startswith("chaos/") or item.get_closest_marker("cluster") is not None
+    return _MACHINES if starts_clusters else file
 
 
 @pytest.fixture(scope="session")

@@ -94,10 +94,12 @@ def wait_for_members(output: Path, process: subprocess.Popen[str], n: int) -> No
         time.sleep(0.02)
 
 
-def most_begun(output: Path, process: subprocess.Popen[str]) -> int:
-    """Follow a run to its end; how often the member that was begun most often was begun."""
-    most = 0
-    while process.poll() is None:
+def most_begun(output: Path, process: subprocess.Popen[str], members: int) -> int:
+    """Follow a run until it has so many members; how often the member that was begun most often was begun."""
+    most, deadline = 0, time.monotonic() + SECONDS_TO_WAIT
+    while committed(output) < members:
+        assert process.poll() is None, f"ended before it had {members} members: {process.communicate()[1]}"
+        assert time.monotonic() < deadline, f"only {committed(output)} members"
         most = max([most, *leases.begun(Location.of(output)).values()])
         time.sleep(0.1)
     return most

@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.chaos.switch import SECONDS_TO_WAIT, Machine, Switch, child_of, tell, until
+from tests.chaos.switch import SECONDS_TO_WAIT, Machine, Switch, child_of, tell
 from tests.conftest import REPOSITORY
 
 NETWORK = "10.77.0"
 HEAD, PORT, DASHBOARD_PORT = f"{NETWORK}.1", 6379, 8265
-STORE_BYTES, BOOTS = 100_000_000, 3
+STORE_BYTES = 100_000_000
+BOOTS, SECONDS_TO_BOOT = 3, 120
 
 PYTHON = Path(sys.executable).parent
 ENVIRONMENT = {
@@ -165,17 +167,22 @@ class NamespaceCluster:
             self.power_cut(node)
 
     def _boot(self) -> Machine:
+        """The head, if there is none; else one more machine. Ray gives a machine 30 s to start and then gives
+        it up, and some ends soon after it has started; on a busy host it may need a second chance.
+        """
         number = 1 if 1 not in self.nodes else self._born + 1
-        # Ray gives a machine 30 s to start and then gives it up; on a busy host it may need a second chance.
         for _ in range(BOOTS):
             node = self._boot_once(number)
-            if node.shell.poll() is None:
+            if self._runs(node) and (number == 1 or self._runs(self.nodes[1])):
                 return node
+            said = node.log.read_text()[-2000:]
             self.power_cut(node)
-        raise AssertionError(f"no Ray on {node.address} in {BOOTS} attempts:\n{node.log.read_text()[-2000:]}")
+            if number != 1 and not self._runs(self.nodes[1]):
+                said += self.restart_head().log.read_text()[-2000:]
+        raise AssertionError(f"no Ray on {node.address} in {BOOTS} attempts:\n{said}")
 
     def _boot_once(self, number: int) -> Machine:
-        """Running, or ended if it could not start."""
+        """It runs Ray, unless that could not start or the head has ended."""
         self._born = max(self._born, number)
         shown = ["--dashboard-host", HEAD, "--dashboard-port", str(DASHBOARD_PORT)]
         head = ["--port", str(PORT), "--include-dashboard", str(self.dashboard).lower(), *shown]
@@ -188,12 +195,16 @@ class NamespaceCluster:
         more = self._head_environment if number == 1 else {}
         node = self._switch.boot(number, ray_start, _environment() | more)
         self.nodes[number] = node
+        deadline = time.monotonic() + SECONDS_TO_BOOT
         with _hurried(node.shell):
-            until(
-                lambda: b"Ray runtime started" in node.log.read_bytes() or node.shell.poll() is not None,
-                f"Ray on {node.address}; see {node.log}",
-            )
+            while not self._runs(node) and time.monotonic() < deadline:
+                if node.shell.poll() is not None or self.nodes[1].shell.poll() is not None:
+                    break
+                time.sleep(0.05)
         return node
+
+    def _runs(self, node: Machine) -> bool:
+        return node.shell.poll() is None and b"Ray runtime started" in node.log.read_bytes()
 
     def _wait_for_nodes(self) -> None:
         """Until Ray counts as many living machines as we do."""

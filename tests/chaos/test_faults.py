@@ -116,21 +116,13 @@ def remote_hashes(output: str) -> dict[str, str]:
     }
 
 
-def test_a_store_in_trouble(faulty_store, remote, tahoe_model, quiet):
-    faulty_store.trouble = TROUBLE
-    command = cache_command(f"{remote}/cells", tahoe_model, f"{remote}/cache")
-    code, messages = finish(start(command))
-    assert code == 0, messages
-    met = dict(faulty_store.met)
-    faulty_store.calm()
-    assert min(met[fault] for fault in TROUBLE) > 0, met
-    assert remote_hashes(f"{remote}/cache") == quiet
+def test_a_store_in_trouble_goes_down_and_comes_back(faulty_store, remote, tahoe_model, quiet):
+    def n_members() -> int:
+        return sum("member-" in name for name in Location.of(f"{remote}/cache").list("_log"))
 
-
-def test_a_store_that_goes_down(faulty_store, remote, tahoe_model, quiet):
     command = cache_command(f"{remote}/cells", tahoe_model, f"{remote}/cache", actors=1)
     running = start(command, SYNCYTIUM_STORE_ATTEMPTS="4")
-    while not any("member-" in name for name in Location.of(f"{remote}/cache").list()):
+    while not n_members():
         assert running.poll() is None, finish(running)[1]
         time.sleep(0.2)  # the store answers in this process, and has the job to serve
     faulty_store.trouble = {"SlowDown": 1.0}
@@ -140,6 +132,12 @@ def test_a_store_that_goes_down(faulty_store, remote, tahoe_model, quiet):
     assert "the store did not recover" in messages
     faulty_store.calm()
     assert intact_members(f"{remote}/cache") >= 1
+
+    # Back, and still in trouble: with as many attempts as a run has, nobody notices.
+    faulty_store.trouble = TROUBLE
     code, messages = finish(start(command))
     assert code == 0, messages
+    met = dict(faulty_store.met)
+    faulty_store.calm()
+    assert min(met[fault] for fault in TROUBLE) > 0, met
     assert remote_hashes(f"{remote}/cache") == quiet

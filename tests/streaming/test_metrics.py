@@ -63,18 +63,24 @@ class Trainer:
             run.log([row, {**row, "loss": float("nan")}])
             run.log([{**row, "loss": 0.25}])
 
+def scrape():
+    port = ray.nodes()[0]["MetricsExportPort"]
+    while True:
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        except OSError:
+            time.sleep(0.5)
+
+# A process that starts long before its node's agent answers gives up telling it anything, for good.
+scrape()
 board = ray.remote(num_cpus=0)(ActivityBoard).remote()
 encoder = Encoder.remote(board)
 trainer = Trainer.remote()
 ray.get([encoder.work.remote(), trainer.work.remote()])
-port = ray.nodes()[0]["MetricsExportPort"]
 while True:
     time.sleep(0.5)
-    try:
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
-    except OSError:
-        continue
-    print(json.dumps([line for line in text.splitlines() if line.startswith("ray_syncytium")]), flush=True)
+    ours = [line for line in scrape().splitlines() if line.startswith("ray_syncytium")]
+    print(json.dumps(ours), flush=True)
 """
 
 
