@@ -38,8 +38,9 @@ class Options(JobOptions):
     """Feature tables, as `features` writes them."""
     dashboard: str | None = None
     """Site about the features, as `dashboard` writes it: its pages are at /dashboard/."""
-    text_precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: the text tower, a BERT on a CPU, multiplies in bfloat16, which is faster and a little off."""
+    text_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: the text tower, a BERT on a CPU, multiplies in bfloat16, which is faster and a little off. auto:
+    so where the CPU has instructions for it."""
     phrases: str | None = None
     """Phrase bank by the same joint model, as `phrases` writes it: what cells may be called."""
     perturbation: str | None = None

@@ -20,30 +20,35 @@ os.environ.setdefault("RAY_enable_metrics_collection", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# Groups that take longest, as they are to begin.
-_LONG = (_RAY, _MACHINES) = ("ray", "machines")
+_RAY, _MACHINES, _FILES, _CHAOS, _SLURM = "ray", "machines", "", "chaos", "slurm"
+_ORDER = (_RAY, _MACHINES, _FILES, _CHAOS, _SLURM)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """How `make test` shares the tests out to its processes, one group after the other.
 
-    One process begins with all tests of the one Ray cluster, one with those that start clusters of their own,
-    one after the other, and one with the files that need none; whoever is done first helps with the files.
-    Tests with processes of their own wait for them, so there is one process of tests more than there are
-    cores; with two clusters' starts at once some would wait too long.
+    One process begins with all tests of the one Ray cluster, one with those of the cluster of several
+    machines, one with the files that need neither; the other tests that start clusters come last. Tests with
+    processes of their own wait for them, so there is one process of tests more than there are cores.
     """
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: [*_LONG, _group(item)].index(_group(item)))
+        group = _group(item)
+        item.add_marker(
+            pytest.mark.xdist_group(group or item.path.relative_to(REPOSITORY / "tests").as_posix())
+        )
+    items.sort(key=lambda item: _ORDER.index(_group(item)))
 
 
 def _group(item: pytest.Item) -> str:
-    file = item.path.relative_to(REPOSITORY / "tests").as_posix()
-    if "ray_cluster" in getattr(item, "fixturenames", ()):
+    fixtures = getattr(item, "fixturenames", ())
+    if "ray_cluster" in fixtures:
         return _RAY
-    starts_clusters = file.startswith("chaos/") or item.get_closest_marker("cluster") is not None
-    return _MACHINES if starts_clusters else file
+    if "namespace_cluster" in fixtures:
+        return _MACHINES
+    if item.path.is_relative_to(REPOSITORY / "tests" / "chaos"):
+        return _CHAOS
+    return _SLURM if "slurm" in fixtures else _FILES
 
 
 @pytest.fixture(scope="session")

@@ -67,8 +67,9 @@ class Settings(BaseModel):
     """Model directory, as `train-perturbation` writes it."""
     map: str | None = None
     """h5ad with a map of the cells, as `annotate` writes it. None: the plane in which they spread most."""
-    text_precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: the text tower, a BERT on a CPU, multiplies in bfloat16, which is faster and a little off."""
+    text_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: the text tower, a BERT on a CPU, multiplies in bfloat16, which is faster and a little off. auto:
+    so where the CPU has instructions for it."""
     phrases: str | None = None
     """Phrase bank, as `phrases` writes it: what cells may be called."""
     chat: str | None = None

@@ -7,10 +7,15 @@ that hold several. cluster/observability holds the dashboard and the alerts.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from storage.locations import Location
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Gauge
 
 # Names as Prometheus shows them behind `ray_`; the column of the curve that each counts, None for steps.
 COUNTERS = {
@@ -27,6 +32,10 @@ GAUGES = {
 CHECKPOINT_TIME, NOT_FINITE = "syncytium_training_checkpoint_time_seconds", "syncytium_training_not_finite"
 TAGS = ("run",)
 
+# What Ray's agent has not heard of again within two reports it shows no more, and a process reports a value
+# once: a gauge that moves with every checkpoint would be gone between two of them.
+REPEAT_SECONDS = 1.0
+
 
 class NodeMetrics:
     """A tracker for processes that Ray started; `run` is the path of the output."""
@@ -39,6 +48,9 @@ class NodeMetrics:
         self._gauges = {name: Gauge(name, about, TAGS) for name, (about, _) in GAUGES.items()}
         self._saved = Gauge(CHECKPOINT_TIME, "Unix time of the newest checkpoint.", TAGS)
         self._not_finite = Gauge(NOT_FINITE, "Steps without a finite loss and gradient.", TAGS)
+        self._newest: dict[Gauge, float] = {}
+        self._over = threading.Event()
+        threading.Thread(target=self._repeat, daemon=True).start()
 
     def log(self, rows: Sequence[Mapping[str, float]]) -> None:
         for name, (_, column) in COUNTERS.items():
@@ -48,12 +60,22 @@ class NodeMetrics:
         for name, (_, column) in GAUGES.items():
             finite = [row[column] for row in rows if column in row and math.isfinite(row[column])]
             if finite:
-                self._gauges[name].set(finite[-1], self._tags)
-        self._not_finite.set(sum(map(_not_finite, rows)), self._tags)
-        self._saved.set(time.time(), self._tags)
+                self._set(self._gauges[name], finite[-1])
+        self._set(self._not_finite, sum(map(_not_finite, rows)))
+        self._set(self._saved, time.time())
 
     def close(self) -> None:
-        """Ray forgets the series when the process ends."""
+        """The series end."""
+        self._over.set()
+
+    def _set(self, gauge: Gauge, value: float) -> None:
+        self._newest[gauge] = value
+        gauge.set(value, self._tags)
+
+    def _repeat(self) -> None:
+        while not self._over.wait(REPEAT_SECONDS):
+            for gauge, value in list(self._newest.items()):
+                gauge.set(value, self._tags)
 
 
 def _not_finite(row: Mapping[str, float]) -> bool:

@@ -121,8 +121,7 @@ class NamespaceCluster:
         del self.nodes[node.number]
 
     def forget(self, node: Machine) -> None:
-        """A machine whose Ray has ended."""
-        node.shell.wait(timeout=SECONDS_TO_WAIT)
+        """A machine that Ray has given up, whether or not its own Ray has ended yet."""
         del self.nodes[node.number]
 
     @contextmanager

@@ -5,6 +5,7 @@ import base64
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from engine.retrieval.search import Searcher
@@ -31,6 +32,17 @@ def test_texts_in_bfloat16_are_near(served: Settings) -> None:
     near = asyncio.run(TextRoom(served.model_copy(update={"text_precision": "bf16"})).vectors(texts))
     assert not np.array_equal(near, exact)
     assert (near * exact).sum(axis=1).min() > 0.999
+
+
+def test_texts_are_in_bfloat16_where_the_cpu_has_instructions_for_it(
+    served: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["B cell", "liver"]
+    exact = Texts.of_index(VectorIndex.open(served.index)).vectors(texts)
+    for able in (False, True):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {"avx512_bf16": able})
+        room = TextRoom(served.model_copy(update={"text_precision": "auto"}))
+        assert np.array_equal(asyncio.run(room.vectors(texts)), exact) is not able
 
 
 def test_signs_weigh_scores(client: TestClient) -> None:

@@ -136,18 +136,23 @@ def test_prometheus_can_scrape_what_encoders_and_training_count():
         stderr=subprocess.PIPE,
         text=True,
     )
-    counted: dict[str, float] = {}
-    deadline = time.monotonic() + 180
-    # Every process tells what it has in its own time: the first scrapes see some of it.
-    while not (EXPECTED.items() <= counted.items() and counted.keys() >= NAMES):
+    scrapes, deadline = 0, time.monotonic() + 300
+    complete_at: list[int] = []
+    # Every process tells what it has in its own time: the first scrapes see some of it. Later all is still
+    # there, long after what was told once would be forgotten.
+    while not complete_at or complete_at[-1] < complete_at[0] + 10:
         line = script.stdout.readline()
         if not line or time.monotonic() > deadline:
             break
-        counted = read(json.loads(line))
+        counted, scrapes = read(json.loads(line)), scrapes + 1
+        if EXPECTED.items() <= counted.items() and counted.keys() >= NAMES:
+            complete_at.append(scrapes)
     script.terminate()
     messages = script.communicate()[1]
-    assert EXPECTED.items() <= counted.items(), messages
+    missing = {name: counted.get(name) for name in EXPECTED if counted.get(name) != EXPECTED[name]}
+    assert not missing, (missing, messages)
     assert counted.keys() >= NAMES, messages
+    assert complete_at[-1] >= complete_at[0] + 10
     for run in "ab":
         assert 0 < time.time() - counted.pop(f"{CHECKPOINT_TIME}/{run}") < 600
     of_training = {name: value for name, value in counted.items() if name.startswith("syncytium_training")}

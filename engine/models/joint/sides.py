@@ -24,6 +24,9 @@ from engine.models.joint.text_tower import TextTokens, TextTower, load_text_towe
 from engine.models.tokens import PackedTokens, Tokens
 from engine.models.weights import fill, read_json, read_safetensors
 
+# Of a CPU that multiplies bfloat16 faster than float32, as torch names what it is capable of.
+BFLOAT16 = ("avx512_bf16", "amx_bf16")
+
 
 class CellSide(nn.Module):
     """The cells' projection head, for an encoder that is loaded elsewhere (`engine.models.load` opens a joint
@@ -91,6 +94,12 @@ class TextSide(nn.Module):
     def _packed(self) -> PackedBert | None:
         takes = PackedBert.takes(self.text_tower)
         return PackedBert(self.text_tower, self.products) if takes else None
+
+    @property
+    def rounds_fast(self) -> bool:
+        """Whether `round_products` is possible, and the CPU has instructions that make it worth while."""
+        able = torch.cpu.get_capabilities()
+        return PackedBert.takes(self.text_tower) and any(able.get(name) for name in BFLOAT16)
 
     def round_products(self) -> None:
         """Have the tower multiply in bfloat16 from now on: faster, and embeddings are a little off. Raises
