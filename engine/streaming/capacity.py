@@ -15,6 +15,10 @@ from engine.streaming.recipe import Workers
 # everything had been read.
 IO_CPUS = 0.25
 
+# Of a task or an actor. Ray Data's default is to retry for ever, so that one poison member would be retried
+# for ever.
+RETRIES = 3
+
 
 class NoRoom(RuntimeError):
     """Not even one encoder fits; on a larger cluster the same command goes on from here."""

@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from engine import ray_session
+from engine.streaming.capacity import RETRIES
 from storage.commits import Snapshot
 from storage.ingest import (
     IngestOptions,
@@ -38,7 +39,6 @@ Progress = Callable[[int, int, str], None]
 
 # A task decodes, sorts and compresses: it keeps one core busy and must not share it with an encoder.
 TASK_CPUS = 1.0
-MAX_RETRIES = 3
 # Starting an embedded Ray takes 3 to 10 seconds; so much compressed input takes less on one core.
 SMALL_BYTES = 32 << 20
 
@@ -75,7 +75,7 @@ class OnRay:
         self.peak_memory_bytes: int | None = None
 
     def __call__(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        call = ray.remote(_measured).options(num_cpus=TASK_CPUS, max_retries=MAX_RETRIES)
+        call = ray.remote(_measured).options(num_cpus=TASK_CPUS, max_retries=RETRIES)
         arguments = _shared_once(arguments)
         most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1) / TASK_CPUS))
         waiting: list[Any] = []

@@ -12,13 +12,13 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from engine.streaming.capacity import IO_CPUS, Capacity, PoolSize, pool_size
+from engine.streaming.capacity import IO_CPUS, RETRIES, Capacity, PoolSize, pool_size
 from engine.streaming.encoders import Assignment, EncodeMembers, OwnReading
 from engine.streaming.inputs import Inputs
 from engine.streaming.members import Member
 from engine.streaming.metrics import Spent
 from engine.streaming.products.product import Product
-from engine.streaming.ray_data import BY_MEMBER, RETRIES, TASK_OPTIONS, quiet_context
+from engine.streaming.ray_data import BY_MEMBER, TASK_OPTIONS, quiet_context
 from engine.streaming.recipe import Recipe, Workers
 from engine.streaming.replicas import EncoderSpec, PlacementGroups
 from engine.streaming.sink import CommitSink

@@ -6,10 +6,8 @@ import logging
 
 from ray.data import DataContext
 
-from engine.streaming.capacity import IO_CPUS
+from engine.streaming.capacity import IO_CPUS, RETRIES
 
-# Ray's default is to retry for ever, so that one poison member would be retried for ever.
-RETRIES = 3
 TASK_OPTIONS = {"num_cpus": IO_CPUS, "max_retries": RETRIES}
 
 # A row is a whole member.

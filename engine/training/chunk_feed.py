@@ -17,7 +17,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, DataIterator
 from ray.util.annotations import RayDeprecationWarning
 
-from engine.streaming.ray_data import BY_MEMBER, RETRIES, TASK_OPTIONS, quiet_context
+from engine.streaming.capacity import RETRIES
+from engine.streaming.ray_data import BY_MEMBER, TASK_OPTIONS, quiet_context
 from engine.streaming.source import member_of, one_row
 from engine.training.cell_chunks import CellChunks
 from engine.training.room import Room
