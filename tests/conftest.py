@@ -20,35 +20,34 @@ os.environ.setdefault("RAY_enable_metrics_collection", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-_RAY, _MACHINES, _FILES, _CHAOS, _SLURM = "ray", "machines", "", "chaos", "slurm"
-_ORDER = (_RAY, _MACHINES, _FILES, _CHAOS, _SLURM)
+_RAY, _MACHINES = "ray", "machines"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """How `make test` shares the tests out to its processes, one group after the other.
 
-    One process begins with all tests of the one Ray cluster, one with those of the cluster of several
-    machines, one with the files that need neither; the other tests that start clusters come last. Tests with
-    processes of their own wait for them, so there is one process of tests more than there are cores.
+    One process begins with all tests of the one Ray cluster and goes on to SLURM; one has those of the
+    cluster of several machines and the other chaos tests; one begins with the files that need none of these.
+    Tests with processes of their own wait for them, so there is one process of tests more than there are
+    cores; where more than two start clusters at once, Ray gives up machines that take too long.
     """
     for item in items:
-        group = _group(item)
-        item.add_marker(
-            pytest.mark.xdist_group(group or item.path.relative_to(REPOSITORY / "tests").as_posix())
-        )
-    items.sort(key=lambda item: _ORDER.index(_group(item)))
+        item.add_marker(pytest.mark.xdist_group(_place(item)[1]))
+    items.sort(key=lambda item: _place(item)[0])
 
 
-def _group(item: pytest.Item) -> str:
+def _place(item: pytest.Item) -> tuple[int, str]:
+    """When it is to run, and with which others, one after the other in one process."""
+    file = item.path.relative_to(REPOSITORY / "tests").as_posix()
     fixtures = getattr(item, "fixturenames", ())
     if "ray_cluster" in fixtures:
-        return _RAY
+        return 0, _RAY
+    if "slurm" in fixtures:
+        return 1, _RAY
     if "namespace_cluster" in fixtures:
-        return _MACHINES
-    if item.path.is_relative_to(REPOSITORY / "tests" / "chaos"):
-        return _CHAOS
-    return _SLURM if "slurm" in fixtures else _FILES
+        return 2, _MACHINES
+    return (3, _MACHINES) if file.startswith("chaos/") else (4, file)
 
 
 @pytest.fixture(scope="session")

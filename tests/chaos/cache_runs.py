@@ -15,7 +15,7 @@ from storage.protocol import leases
 from tests.conftest import REPOSITORY
 from tests.streaming.in_process import encode_here, hashes
 
-SECONDS_TO_WAIT = 400
+SECONDS_TO_WAIT = 900
 # A run over the small store has 19 members or more.
 HOOKS, SHARD_TOKENS, TOKENS_PER_CELL = ("resid_post_0", "final"), 512, 32
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.training.ray_processes import title_of
 
 TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount")
-SECONDS_TO_WAIT = 300
+SECONDS_TO_WAIT = 600
 
 # Dies with us, in namespaces of its own.
 DYING = ("setpriv", "--pdeathsig", "KILL")
@@ -200,7 +200,7 @@ def spawn(
 def child_of(parent: subprocess.Popen[bytes] | subprocess.Popen[str]) -> int:
     """The one child of `unshare --fork`, which is process 1 of the new namespace; or of `nsenter`."""
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    until(lambda: bool(children.read_text().strip()), "a namespace", seconds=20)
+    until(lambda: bool(children.read_text().strip()), "a namespace", seconds=100)
     return int(children.read_text())
 
 

@@ -37,7 +37,7 @@ class Submitting:
         return self.cluster.start(self.cluster.nodes[1], [*command, *address, *words], self.log)
 
     def run(self, *words: str) -> int:
-        return self.start(*words).wait(timeout=300)
+        return self.start(*words).wait(timeout=900)
 
     def said(self) -> str:
         return self.log.read_text()

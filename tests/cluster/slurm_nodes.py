@@ -75,7 +75,7 @@ class SlurmCluster:
         self._munge = self._start_munge()
         self._switch = Switch(NETWORK, folder)
         self.nodes = [self._boot(number) for number in range(1, nodes + 1)]
-        until(lambda: self._idle() == nodes, f"{nodes} idle nodes; logs are in {folder}", seconds=60)
+        until(lambda: self._idle() == nodes, f"{nodes} idle nodes; logs are in {folder}", seconds=300)
 
     def on_first(self, command: list[str], folder: Path, **variables: str) -> subprocess.Popen[str]:
         """Start a command on the first node, as its users do; killing what is returned kills it."""
@@ -91,7 +91,7 @@ class SlurmCluster:
     def ask(self, *command: str) -> str:
         """What one of SLURM's commands prints. Raises AssertionError with its own words."""
         asked = self.on_first(list(command), self.folder)
-        printed, messages = asked.communicate(timeout=60)
+        printed, messages = asked.communicate(timeout=300)
         assert asked.returncode == 0, f"{' '.join(command)}: {messages}"
         return printed
 
@@ -118,7 +118,7 @@ class SlurmCluster:
         flags = [f"--{name}={path}" for name, path in places.items()]
         # As root and in a temporary folder, both of which it would rather not.
         munge = spawn([*DYING, "munged", "--foreground", "--force", *flags], self._environment)
-        until((folder / "munge.sock").exists, f"munge; see {folder}/munged.log", seconds=20)
+        until((folder / "munge.sock").exists, f"munge; see {folder}/munged.log", seconds=100)
         return munge
 
     def _boot(self, number: int) -> Machine:
@@ -127,7 +127,7 @@ class SlurmCluster:
 
     def _idle(self) -> int:
         asked = self.on_first(["sinfo", "--noheader", "--states=idle", "--format=%D"], self.folder)
-        printed, _ = asked.communicate(timeout=60)
+        printed, _ = asked.communicate(timeout=300)
         time.sleep(0.2)
         return int(printed.strip() or 0)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-SECONDS = 60
+SECONDS = 300
 
 
 @contextmanager

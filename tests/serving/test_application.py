@@ -16,7 +16,7 @@ from engine.serving.application import build
 from engine.serving.settings import Limits, Settings
 from storage.index import VectorIndex, versions
 
-SECONDS = 120
+SECONDS = 300
 
 
 def version_answered(answers: list[httpx.Response], version: int) -> bool:

@@ -312,7 +312,7 @@ def test_on_ray_serve_with_a_replica_of_its_own(
     try:
         serve.run(build(served.model_copy(update={"chat": chat_directory})), name="syncytium")
         assert set(serve.status().applications["syncytium"].deployments) == {"Door", "ChatRoom"}
-        api = openai.OpenAI(api_key="none", base_url=f"http://127.0.0.1:{port}/v1", timeout=120)
+        api = openai.OpenAI(api_key="none", base_url=f"http://127.0.0.1:{port}/v1", timeout=600)
         messages = [{"role": "user", "content": [B_CELLS, {"type": "text", "text": "What are these cells?"}]}]
         chunks = list(api.chat.completions.create(model="cells", messages=messages, stream=True))
         answer = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
