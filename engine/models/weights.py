@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -160,6 +160,25 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ModelError(f"{path}: expected an object, found {type(found).__name__}")
     return found
+
+
+def settings_of(
+    config: Mapping[str, Any], model_type: str, of_what: str, known: Iterable[str], required: Iterable[str]
+) -> dict[str, Any]:
+    """What a parsed config.json of ours gives beside its `model_type`. Raises ModelError when it is of
+    another model, lacks something or holds what is not known. `of_what`: completes "not the directory of".
+    """
+    if config.get("model_type") != model_type:
+        raise ModelError(
+            f"config.json: model_type is {config.get('model_type')!r}, expected {model_type}: not the "
+            f"directory of {of_what}"
+        )
+    given = {name: value for name, value in config.items() if name != "model_type"}
+    unknown = sorted(given.keys() - set(known))
+    missing = [name for name in required if name not in given]
+    if unknown or missing:
+        raise ModelError(f"config.json: not known: {unknown}, missing: {missing}")
+    return given
 
 
 def _read_slices(found: Any, at: tuple[slice, ...]) -> Tensor:

@@ -59,8 +59,7 @@ def of_server(settings: Settings, size: str, n: int) -> list[Figure]:
     index = VectorIndex.open(settings.index)
     index.warm()
     library, searcher = Texts.of_index(index), Searcher(index)
-    if settings.text_precision == "auto" and library.side.rounds_fast:
-        library.side.round_products()
+    library.side.multiply_in(settings.text_precision)
     found: dict[str, list[float]] = {name: [] for name in ("new", "known", "score", "library", "nothing")}
     known = texts(8, seed=1)
     with serving(settings) as port:

@@ -136,6 +136,7 @@ def test_prometheus_can_scrape_what_encoders_and_training_count():
         stderr=subprocess.PIPE,
         text=True,
     )
+    counted: dict[str, float] = {}
     scrapes, deadline = 0, time.monotonic() + 300
     complete_at: list[int] = []
     # Every process tells what it has in its own time: the first scrapes see some of it. Later all is still

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from engine.models.errors import ModelError
+from engine.models.weights import settings_of
 
 MODEL_TYPE = "syncytium-perturbation"
 HEADS = ("linear", "probabilistic")
@@ -184,16 +185,9 @@ def original(
 
 def from_json(config: Mapping[str, Any]) -> PerturbationConfig:
     """Configuration from a parsed config.json. Raises ModelError when it is not one of such a model."""
-    if config.get("model_type") != MODEL_TYPE:
-        raise ModelError(
-            f"config.json: model_type is {config.get('model_type')!r}, expected {MODEL_TYPE}: not the "
-            "directory of a perturbation model"
-        )
-    given = {name: value for name, value in config.items() if name != "model_type"}
-    unknown = sorted(given.keys() - PerturbationConfig.__dataclass_fields__.keys())
-    missing = [name for name in REQUIRED if name not in given]
-    if unknown or missing:
-        raise ModelError(f"config.json: not known: {unknown}, missing: {missing}")
+    given = settings_of(
+        config, MODEL_TYPE, "a perturbation model", PerturbationConfig.__dataclass_fields__, REQUIRED
+    )
     return PerturbationConfig(**given)
 
 

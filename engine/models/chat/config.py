@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.models.chat.templates import TEMPLATES
 from engine.models.errors import ModelError
+from engine.models.weights import settings_of
 
 MODEL_TYPE = "syncytium-chat"
 
@@ -53,16 +54,10 @@ class ChatConfig:
 
 def from_json(config: Mapping[str, Any]) -> ChatConfig:
     """Configuration from a parsed config.json. Raises ModelError when it is not one of a chat model."""
-    if config.get("model_type") != MODEL_TYPE:
-        raise ModelError(
-            f"config.json: model_type is {config.get('model_type')!r}, expected {MODEL_TYPE}: not the "
-            "directory of a chat model, as train-chat writes it"
-        )
-    given = {name: value for name, value in config.items() if name != "model_type"}
-    unknown = sorted(given.keys() - ChatConfig.__dataclass_fields__.keys())
-    missing = [name for name in ("cell_width", "model_width") if name not in given]
-    if unknown or missing:
-        raise ModelError(f"config.json: not known: {unknown}, missing: {missing}")
+    required = ("cell_width", "model_width")
+    given = settings_of(
+        config, MODEL_TYPE, "a chat model, as train-chat writes it", ChatConfig.__dataclass_fields__, required
+    )
     return ChatConfig(**given)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from engine.models.errors import ModelError
+from engine.models.weights import settings_of
 
 MODEL_TYPE = "syncytium-joint"
 HEADS = ("residual", "sphere")
@@ -60,16 +61,8 @@ class JointConfig:
 
 def from_json(config: Mapping[str, Any]) -> JointConfig:
     """Configuration from a parsed config.json. Raises ModelError when it is not one of a joint model."""
-    if config.get("model_type") != MODEL_TYPE:
-        raise ModelError(
-            f"config.json: model_type is {config.get('model_type')!r}, expected {MODEL_TYPE}: not the "
-            "directory of a joint model"
-        )
-    given = {name: value for name, value in config.items() if name != "model_type"}
-    unknown = sorted(given.keys() - JointConfig.__dataclass_fields__.keys())
-    missing = [name for name in ("cell_width", "text_width", "width") if name not in given]
-    if unknown or missing:
-        raise ModelError(f"config.json: not known: {unknown}, missing: {missing}")
+    required = ("cell_width", "text_width", "width")
+    given = settings_of(config, MODEL_TYPE, "a joint model", JointConfig.__dataclass_fields__, required)
     return JointConfig(**given)
 
 

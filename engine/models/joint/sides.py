@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from engine.models.weights import fill, read_json, read_safetensors
 
 # Of a CPU that multiplies bfloat16 faster than float32, as torch names what it is capable of.
 BFLOAT16 = ("avx512_bf16", "amx_bf16")
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 class CellSide(nn.Module):
@@ -95,17 +98,15 @@ class TextSide(nn.Module):
         takes = PackedBert.takes(self.text_tower)
         return PackedBert(self.text_tower, self.products) if takes else None
 
-    @property
-    def rounds_fast(self) -> bool:
-        """Whether `round_products` is possible, and the CPU has instructions that make it worth while."""
-        able = torch.cpu.get_capabilities()
-        return PackedBert.takes(self.text_tower) and any(able.get(name) for name in BFLOAT16)
-
-    def round_products(self) -> None:
-        """Have the tower multiply in bfloat16 from now on: faster, and embeddings are a little off. Raises
-        ModelError for a tower that cannot, and ValueError after the first text.
+    def multiply_in(self, precision: Precision) -> None:
+        """Have the tower multiply in bfloat16 from now on, with "auto" where it can and the CPU has
+        instructions for it: faster, and embeddings are a little off. Raises ModelError for "bf16" with a
+        tower that cannot, and ValueError after the first text.
         """
-        if not PackedBert.takes(self.text_tower):
+        takes, able = PackedBert.takes(self.text_tower), torch.cpu.get_capabilities()
+        if precision == "fp32" or (precision == "auto" and not (takes and any(map(able.get, BFLOAT16)))):
+            return
+        if not takes:
             raise ModelError("only a BERT on a CPU multiplies in bfloat16 here; this text tower is another")
         if "_packed" in self.__dict__:
             raise ValueError("texts were embedded in float32 already")

@@ -29,9 +29,7 @@ class TextRoom:
     def __init__(self, settings: Settings) -> None:
         index = VectorIndex.open(settings.index, settings.index_version)
         self._texts = Texts.of_index(index, settings.joint)
-        side, precision = self._texts.side, settings.text_precision
-        if precision == "bf16" or (precision == "auto" and side.rounds_fast):
-            side.round_products()
+        self._texts.side.multiply_in(settings.text_precision)
         self._questions: Batches[Asked, Question] = Batches(self._answer, _QUESTIONS)
         self._embeddings: Batches[list[str], Float32] = Batches(self._embed, _REQUESTS)
         # Touched by the event loop alone; the thread that embeds has a memory of its own, of phrases.
