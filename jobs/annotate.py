@@ -9,6 +9,7 @@ from jobs.anatomy import JobOptions, Outcome, ProgressLine, comma_separated, lau
 from storage.errors import InputError
 
 if TYPE_CHECKING:
+    from engine.models import Precision
     from engine.retrieval.annotation.inputs import AnnotationInputs
     from engine.retrieval.annotation.run import AnnotationOptions
 
@@ -50,8 +51,9 @@ class Options(JobOptions):
     """Of the Leiden clusters; higher means more of them."""
     title: str | None = None
     """Title shown in CELLxGENE. Default: the store's name and the model's."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """What the cell tower computes in."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What the cell tower computes in. auto: bf16 where the machine this is started on has instructions for
+    it (embeddings differ by about 3e-6 in cosine), else fp32; say fp32 or bf16 for the same file anywhere."""
     max_tokens: int | None = None
     """Tokens kept of a longer cell. Default: the model's own limit."""
     batch_tokens: int = 8192
@@ -130,10 +132,16 @@ def _annotation_options(options: Options, inputs: "AnnotationInputs") -> "Annota
 
 def _embedded(options: Options) -> str:
     if options.embeddings is None:
-        return f"max_tokens {options.max_tokens}, {options.precision}, batches of {options.batch_tokens}"
+        return f"max_tokens {options.max_tokens}, {_precision(options)}, batches of {options.batch_tokens}"
     from storage.embeddings import Embeddings
 
     return f"dataset {Embeddings.open(options.embeddings).dataset_id}"
+
+
+def _precision(options: Options) -> "Precision":
+    from engine.models import precision_here
+
+    return precision_here(options.precision)
 
 
 def _is_there(output: str, lineage: str, overwrite: bool) -> bool:
@@ -167,7 +175,7 @@ def _embeddings(options: Options, inputs: "AnnotationInputs", output: str) -> tu
         options.joint,
         path,
         max_tokens=options.max_tokens,
-        precision=options.precision,
+        precision=_precision(options),
         seed=options.seed,
         batch_tokens=options.batch_tokens,
         workers=workers_of(options.address, options.actors, options.threads),

@@ -12,13 +12,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.models import geneformer, sae, tahoe
-from engine.models.encoder import Encoder, EncoderOutput, Precision
+from engine.models.encoder import Encoder, EncoderOutput
 from engine.models.errors import ModelError, UnsafePickle
 from engine.models.layers.parallel import TensorShard, worlds
 from engine.models.matching import GeneMatch
+from engine.models.precision import AskedPrecision, Precision, precision_here
 from engine.models.tokens import PackedTokens, Tokeniser, Tokens
 
 __all__ = [
+    "AskedPrecision",
     "Encoder",
     "EncoderOutput",
     "GeneMatch",
@@ -31,6 +33,7 @@ __all__ = [
     "UnsafePickle",
     "geneformer",
     "load",
+    "precision_here",
     "sae",
     "save",
     "tahoe",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ from engine.models.layers.pooling import first_rows, per_cell, pool_mean
 from engine.models.layout import CellLayout, KeptRows
 from engine.models.tokens import PackedTokens, Tokeniser, Tokens
 
-# "fp32": everything in float32. "bf16": linear weights and attention in bfloat16, while tables, norms and
-# the residual stream stay float32, which is what CUDA autocast computes but without casting at every call.
-Precision = Literal["fp32", "bf16"]
 BLOCK_HOOKS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 
 # What replaces the state at a hook: (x_TD of all packed rows, their tokens) -> x_TD of the same shape and

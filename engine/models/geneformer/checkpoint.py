@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from engine.models.encoder import Precision
 from engine.models.errors import ModelError
 from engine.models.foreign import open_tensors
 from engine.models.geneformer.config import from_json, to_json
@@ -22,6 +21,7 @@ from engine.models.geneformer.model import GeneformerEncoder
 from engine.models.geneformer.parallelise import PLAN
 from engine.models.geneformer.tokenise import GeneformerTokeniser
 from engine.models.layers.parallel import TensorShard
+from engine.models.precision import Precision
 from engine.models.weights import KeyTable, StoredTensor, assemble, open_safetensors, read_json
 
 # Official key -> our key, without the closing .weight or .bias. {} is a layer number.

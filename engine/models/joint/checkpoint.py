@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine import models
-from engine.models.encoder import Encoder, Precision
+from engine.models.encoder import Encoder
 from engine.models.errors import ModelError
 from engine.models.joint.config import MODEL_TYPE, JointConfig, from_json, to_json
 from engine.models.joint.lora import merge_lora
 from engine.models.joint.model import JointModel
 from engine.models.joint.text_tower import TextTower, load_text_tower, save_text_tower
+from engine.models.precision import Precision
 from engine.models.weights import read_json, read_safetensors, require_fit
 
 CELL, TEXT, WEIGHTS = "cell", "text", "model.safetensors"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +21,9 @@ from engine.models.joint.heads import head
 from engine.models.joint.model import cut, in_batches, log_scale_of
 from engine.models.joint.packed_bert import PackedBert
 from engine.models.joint.text_tower import TextTokens, TextTower, load_text_tower
+from engine.models.precision import AskedPrecision, cpu_has_bfloat16
 from engine.models.tokens import PackedTokens, Tokens
 from engine.models.weights import fill, read_json, read_safetensors
-
-# Of a CPU that multiplies bfloat16 faster than float32, as torch names what it is capable of.
-BFLOAT16 = ("avx512_bf16", "amx_bf16")
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 class CellSide(nn.Module):
@@ -98,13 +93,13 @@ class TextSide(nn.Module):
         takes = PackedBert.takes(self.text_tower)
         return PackedBert(self.text_tower, self.products) if takes else None
 
-    def multiply_in(self, precision: Precision) -> None:
+    def multiply_in(self, precision: AskedPrecision) -> None:
         """Have the tower multiply in bfloat16 from now on, with "auto" where it can and the CPU has
         instructions for it: faster, and embeddings are a little off. Raises ModelError for "bf16" with a
         tower that cannot, and ValueError after the first text.
         """
-        takes, able = PackedBert.takes(self.text_tower), torch.cpu.get_capabilities()
-        if precision == "fp32" or (precision == "auto" and not (takes and any(map(able.get, BFLOAT16)))):
+        takes = PackedBert.takes(self.text_tower)
+        if precision == "fp32" or (precision == "auto" and not (takes and cpu_has_bfloat16())):
             return
         if not takes:
             raise ModelError("only a BERT on a CPU multiplies in bfloat16 here; this text tower is another")

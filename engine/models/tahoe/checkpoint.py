@@ -14,10 +14,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from engine.models.encoder import Precision
 from engine.models.errors import ModelError
 from engine.models.foreign import open_tensors
 from engine.models.layers.parallel import TensorShard
+from engine.models.precision import Precision
 from engine.models.tahoe.config import ChemicalConfig, collator_from_yaml, from_yaml, to_yaml
 from engine.models.tahoe.model import TahoeEncoder
 from engine.models.tahoe.parallelise import PLAN
