@@ -12,8 +12,9 @@ from storage.errors import InputError
 from storage.locations import Location
 
 if TYPE_CHECKING:
+    from engine.retrieval.found import Found
     from engine.retrieval.queries import Query
-    from engine.retrieval.search import Found, Searcher
+    from engine.retrieval.search import Searcher
     from storage.phrases import PhraseBank
 
 

@@ -41,6 +41,8 @@ class Options(JobOptions):
     text_precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: the text tower, a BERT on a CPU, multiplies in bfloat16, which is faster and a little off. auto:
     so where the CPU has instructions for it."""
+    search_threads: int | None = None
+    """CPU threads of one scan of a large index, in each replica. Default: all cores, at most 8."""
     phrases: str | None = None
     """Phrase bank by the same joint model, as `phrases` writes it: what cells may be called."""
     perturbation: str | None = None
@@ -192,6 +194,7 @@ def settings_of(options: Options) -> "Settings":
         replicas=options.replicas,
         most_replicas=options.most_replicas,
         text_precision=options.text_precision,
+        search_threads=options.search_threads,
     )
 
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.retrieval.calibration import Calibration, verdict_of
+from engine.retrieval.found import Found
 from engine.retrieval.phrases import Ranked
-from engine.retrieval.search import Found
 from storage.index import VectorIndex
 from storage.index.cell_tables import NAME
 from storage.locations import Location

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from engine.retrieval.answers import cell_rows
 from engine.retrieval.calibration import Calibration, Verdict
 from engine.retrieval.doubts import doubts
+from engine.retrieval.found import Found
 from engine.retrieval.markers import Marker, markers_of, reordered
-from engine.retrieval.search import Found, Metric
+from engine.retrieval.search import Metric
 from engine.retrieval.texts import Question, Texts
 from storage.cells import CellStore
 from storage.errors import InputError

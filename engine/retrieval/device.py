@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engine.retrieval.search import Found, Searcher, ranked
+from engine.retrieval.found import Found, ranked
+from engine.retrieval.search import Searcher
 from storage.errors import InputError
 from storage.index import Segment, VectorIndex
 

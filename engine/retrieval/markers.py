@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from engine.retrieval.found import Found
 from engine.retrieval.questions import Term
-from engine.retrieval.search import Found
 from storage.cells import CellStore
 from storage.errors import InputError
 from storage.index import VectorIndex

@@ -9,6 +9,9 @@ Shape legend: N rows, D width, S width of the short codes, K results.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,6 +20,9 @@ import torch
 # float16 (2^-11 of each entry) and the result rounded once more, added up and doubled.
 SCORE_ERROR = 2e-3
 
+# What a thread must have to read to be worth waking.
+_BYTES_A_THREAD = 32 << 20
+
 # Every so many scores are looked at to guess where the K best begin.
 _STRIDE = 61
 
@@ -24,10 +30,15 @@ Float32 = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
 
 
-def fast_scores(vectors_ND: npt.NDArray[np.float16], query_D: Float32) -> Float32:
-    """Score of every row, float32 `[N]`, within half of SCORE_ERROR of the exact one."""
+def fast_scores(
+    vectors_ND: npt.NDArray[np.float16], query_D: Float32, most_threads: int | None = None
+) -> Float32:
+    """Score of every row, float32 `[N]`, within half of SCORE_ERROR of the exact one; on up to so many
+    threads, None for as many as torch is set to. The scores are the same on any number.
+    """
     rows_ND = torch.from_numpy(vectors_ND)
-    scores: Float32 = torch.mv(rows_ND, torch.from_numpy(query_D).half()).float().numpy()
+    with _threads(most_threads, vectors_ND.nbytes):
+        scores: Float32 = torch.mv(rows_ND, torch.from_numpy(query_D).half()).float().numpy()
     return scores
 
 
@@ -42,12 +53,30 @@ def scores_at(vectors_ND: npt.NDArray[np.float16], query_D: Float32, positions: 
     return scores
 
 
-def short_scores(short_NS: npt.NDArray[np.int8], query_S: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
-    """Product of every row's code with the query's, int32 `[N]`."""
-    # The name is private; it is torch's only product of int8 matrices on a CPU, and tested against numpy.
-    products = torch._int_mm(torch.from_numpy(short_NS), torch.from_numpy(query_S)[:, None])
+def short_scores(
+    short_NS: npt.NDArray[np.int8], query_S: npt.NDArray[np.int8], most_threads: int | None = None
+) -> npt.NDArray[np.int32]:
+    """Product of every row's code with the query's, int32 `[N]`; threads as in `fast_scores`."""
+    with _threads(most_threads, short_NS.nbytes):
+        # The name is private; it is torch's only product of int8 matrices on a CPU, and tested against numpy.
+        products = torch._int_mm(torch.from_numpy(short_NS), torch.from_numpy(query_S)[:, None])
     scores: npt.NDArray[np.int32] = products[:, 0].contiguous().numpy()
     return scores
+
+
+@contextmanager
+def _threads(most: int | None, n_bytes: int) -> Iterator[None]:
+    """torch's threads of this thread, for one product that reads so much; None leaves them as they are."""
+    before = torch.get_num_threads()
+    wanted = before if most is None else max(1, min(most, n_bytes // _BYTES_A_THREAD))
+    if wanted == before:
+        yield
+        return
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def best(scores: npt.NDArray[np.generic], k: int) -> Positions:

@@ -1,8 +1,5 @@
 """Searching an index: the best cells for a vector, with or without a condition; or the score of every cell.
 
-Answers are ordered by score, then by cell id, so that the order is the same whichever way a segment was
-searched and however the index is spread over shards.
-
 Shape legend: N rows, D width, K results.
 """
 
@@ -10,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -18,6 +14,7 @@ import numpy.typing as npt
 
 from engine.retrieval import conditions, scan
 from engine.retrieval.conditions import Mask
+from engine.retrieval.found import Found, ranked
 from engine.retrieval.ivf import InvertedLists
 from engine.retrieval.plan import RECALL, Shortlist, Way, way_of
 from storage.errors import InputError
@@ -32,36 +29,20 @@ _REMEMBERED = 16
 _LOWEST = np.int32(np.iinfo(np.int32).min)
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a search answers.
+class Searcher:
+    """Searches some segments (all, unless told otherwise) of one version of an index; not thread-safe.
 
-    score, cell: `[K]`, best first; fewer than asked when fewer pass. n_passing: cells that could have been
-    found. ways: how many segments were searched which way. version: of the index. shards: how many answered,
-    of how many; an answer of fewer is partial.
+    most_threads: of one scan, None for as many as torch is set to.
     """
 
-    score: npt.NDArray[np.float32]
-    cell: npt.NDArray[np.int64]
-    n_passing: int
-    version: int
-    ways: dict[str, int] = field(default_factory=dict)
-    shards: tuple[int, int] = (1, 1)
-
-    def scaled(self, length: float) -> Found:
-        """The same answer with scores times `length`: the query's, where it is a sum and not a direction."""
-        return replace(self, score=self.score * np.float32(length))
-
-    @property
-    def is_partial(self) -> bool:
-        return self.shards[0] < self.shards[1]
-
-
-class Searcher:
-    """Searches some segments (all, unless told otherwise) of one version of an index; not thread-safe."""
-
-    def __init__(self, index: VectorIndex, segments: Sequence[Segment] | None = None) -> None:
-        self.index = index
+    def __init__(
+        self,
+        index: VectorIndex,
+        segments: Sequence[Segment] | None = None,
+        *,
+        most_threads: int | None = None,
+    ) -> None:
+        self.index, self._most_threads = index, most_threads
         self.segments = list(index.segments if segments is None else segments)
         measured = index.facts["shortlist"]
         recalls = {int(length): recall for length, recall in measured["recalls"].items()}
@@ -106,7 +87,7 @@ class Searcher:
         scores, cells = [], []
         for number, (segment, mask, way) in enumerate(zip(self.segments, masks, ways, strict=True)):
             if way == "scan":
-                rows, score = _scanned(segment, query_D, k, mask, metric)
+                rows, score = self._scanned(segment, query_D, k, mask, metric)
             else:
                 if way == "shortlist":
                     rows = chosen[number]
@@ -126,7 +107,7 @@ class Searcher:
         `scan.SCORE_ERROR`: what colours a map of all cells.
         """
         query_D = self.unit(query_D)
-        parts = [scan.fast_scores(segment.arrays.vectors, query_D) for segment in self.segments]
+        parts = [self._fast_scores(segment, query_D) for segment in self.segments]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def scores_by_cell(self, query_D: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -136,7 +117,7 @@ class Searcher:
         by_cell = np.full(self.index.facts["next_id"], np.nan, np.float32)
         query_D = self.unit(query_D)
         for segment in self.segments:
-            score = scan.fast_scores(segment.arrays.vectors, query_D)
+            score = self._fast_scores(segment, query_D)
             rows = slice(None) if segment.live is None else segment.live
             by_cell[segment.arrays.ids[rows]] = score[rows]
         return by_cell
@@ -239,7 +220,8 @@ class Searcher:
         code_S = self.index.codes.encode_query(query_D)
         rows, scores = {}, {}
         for number in numbers:
-            score, mask = scan.short_scores(self.segments[number].arrays.short, code_S), masks[number]
+            mask, short = masks[number], self.segments[number].arrays.short
+            score = scan.short_scores(short, code_S, self._most_threads)
             if mask is not None:
                 score = np.where(mask, score, _LOWEST)
             kept = scan.best(score, length)
@@ -251,20 +233,37 @@ class Searcher:
         smallest = np.partition(together, len(together) - length)[len(together) - length]
         return {number: rows[number][scores[number] >= smallest] for number in numbers}
 
+    def _scanned(
+        self,
+        segment: Segment,
+        query_D: npt.NDArray[np.float32],
+        k: int,
+        mask: Mask | None,
+        metric: Metric,
+    ) -> tuple[scan.Positions, npt.NDArray[np.float32]]:
+        """Rows among which the k best surely are, and their exact scores.
+
+        The fast scores are near the exact ones; whatever comes as near to the k-th best as that is scored
+        again.
+        """
+        score, reach = self._fast_scores(segment, query_D), scan.SCORE_ERROR
+        if metric == "dot":
+            score *= segment.arrays.norms
+            reach *= float(segment.arrays.norms.max(initial=0))
+        if mask is not None:
+            score = np.where(mask, score, np.float32(-np.inf))
+        kept = scan.best(score, k)
+        smallest = score[kept].min(initial=np.inf)
+        rows = np.flatnonzero(score >= smallest - reach if np.isfinite(smallest) else score > -np.inf)
+        return rows, _scored(segment, query_D, rows, metric)
+
+    def _fast_scores(self, segment: Segment, query_D: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return scan.fast_scores(segment.arrays.vectors, query_D, self._most_threads)
+
     def _inverted(self, segment: Segment) -> InvertedLists:
         if segment.key not in self._lists:
             self._lists[segment.key] = InvertedLists.open(self.index, segment)
         return self._lists[segment.key]
-
-
-def ranked(
-    scores: Sequence[npt.NDArray[np.float32]], cells: Sequence[npt.NDArray[np.int64]], k: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """The k best of several lists: by score, then by cell id."""
-    score = np.concatenate([np.empty(0, np.float32), *scores])
-    cell = np.concatenate([np.empty(0, np.int64), *cells])
-    order = np.lexsort((cell, -score))[:k]
-    return score[order], cell[order]
 
 
 def _scored(
@@ -272,26 +271,3 @@ def _scored(
 ) -> npt.NDArray[np.float32]:
     score = scan.scores_at(segment.arrays.vectors, query_D, rows)
     return score if metric == "cosine" else score * segment.arrays.norms[rows]
-
-
-def _scanned(
-    segment: Segment,
-    query_D: npt.NDArray[np.float32],
-    k: int,
-    mask: Mask | None,
-    metric: Metric,
-) -> tuple[scan.Positions, npt.NDArray[np.float32]]:
-    """Rows among which the k best surely are, and their exact scores.
-
-    The fast scores are near the exact ones; whatever comes as near to the k-th best as that is scored again.
-    """
-    score, reach = scan.fast_scores(segment.arrays.vectors, query_D), scan.SCORE_ERROR
-    if metric == "dot":
-        score *= segment.arrays.norms
-        reach *= float(segment.arrays.norms.max(initial=0))
-    if mask is not None:
-        score = np.where(mask, score, np.float32(-np.inf))
-    kept = scan.best(score, k)
-    smallest = score[kept].min(initial=np.inf)
-    rows = np.flatnonzero(score >= smallest - reach if np.isfinite(smallest) else score > -np.inf)
-    return rows, _scored(segment, query_D, rows, metric)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.retrieval.search import Found, Searcher, ranked
+from engine.retrieval.found import Found, ranked
+from engine.retrieval.search import Searcher
 from storage.errors import InputError
 from storage.index import Segment, VectorIndex
 

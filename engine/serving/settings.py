@@ -70,6 +70,9 @@ class Settings(BaseModel):
     text_precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: the text tower, a BERT on a CPU, multiplies in bfloat16, which is faster and a little off. auto:
     so where the CPU has instructions for it."""
+    search_threads: int | None = Field(default=None, ge=1)
+    """CPU threads of one scan of a large index, in each replica that has the cells. None: one a core, at
+    most 8."""
     phrases: str | None = None
     """Phrase bank, as `phrases` writes it: what cells may be called."""
     chat: str | None = None

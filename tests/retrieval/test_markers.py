@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from engine.retrieval import questions
+from engine.retrieval.found import Found
 from engine.retrieval.markers import Marker, expression, markers_of, reordered
-from engine.retrieval.search import Found
 from storage.cells import CellStore
 from storage.errors import InputError
 from storage.index import VectorIndex

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +31,29 @@ def test_short_scores_are_integer_products() -> None:
     np.testing.assert_array_equal(
         scan.short_scores(short, query), short.astype(np.int32) @ query.astype(np.int32)
     )
+
+
+def test_further_threads_change_nothing_but_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "_BYTES_A_THREAD", 1)
+    vectors, query = unit_rows(5_000).astype(np.float16), unit_rows(1, seed=1)[0]
+    short, code = np.int8(vectors[:, :64] * 1_000), np.int8(query[:64] * 1_000)
+    used: list[int] = []
+    monkeypatch.setattr(
+        torch, "set_num_threads", lambda n, set_to=torch.set_num_threads: (used.append(n), set_to(n))
+    )
+    before = torch.get_num_threads()
+    for n in (before + 1, before + 2):
+        np.testing.assert_array_equal(scan.fast_scores(vectors, query, n), scan.fast_scores(vectors, query))
+        np.testing.assert_array_equal(scan.short_scores(short, code, n), scan.short_scores(short, code))
+    assert used == [before + 1, before, before + 1, before, before + 2, before, before + 2, before]
+    assert torch.get_num_threads() == before
+    # A scan of little is done by one: waking another takes longer.
+    monkeypatch.setattr(scan, "_BYTES_A_THREAD", 1 << 40)
+    torch.set_num_threads(2)
+    used.clear()
+    scan.fast_scores(vectors, query, 8)
+    assert used == [1, 2]
+    torch.set_num_threads(before)
 
 
 @settings(deadline=None, max_examples=60)

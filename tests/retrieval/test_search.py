@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from engine.retrieval.build import IndexOptions, Source, append, build
+from engine.retrieval.found import Found
 from engine.retrieval.plan import Shortlist, way_of
-from engine.retrieval.search import Found, Searcher
+from engine.retrieval.search import Searcher
 from engine.retrieval.shards import merged, shares
 from storage.errors import InputError, LineageMismatch
 from storage.index import VectorIndex, versions

@@ -22,8 +22,8 @@ _ROWS = 32
 
 
 class _Linear:
-    """x W^T + b in float32, then GELU if told so, with W as oneDNN reads it; plain PyTorch where there is no
-    oneDNN. dtype: what x and W are rounded to for the product; it is summed in float32.
+    """x W^T + b, then GELU if told so, with W as oneDNN reads it; plain PyTorch where there is no oneDNN.
+    dtype: what x, W and the result are rounded to; products are summed in float32.
     """
 
     def __init__(self, parts: Sequence[Any], dtype: torch.dtype, gelu: bool = False) -> None:
@@ -40,8 +40,8 @@ class _Linear:
             y_TD: Tensor = torch.ops.mkldnn._linear_pointwise(
                 x_TD, self.weight, self.bias, self.activation, [], "none" if self.activation == "gelu" else ""
             )
-            return y_TD.float()
-        y_TD = F.linear(x_TD, self.weight, self.bias).float()
+            return y_TD
+        y_TD = F.linear(x_TD, self.weight, self.bias)
         return F.gelu(y_TD) if self.activation == "gelu" else y_TD
 
 
@@ -99,7 +99,7 @@ class PackedBert:
         places_T = torch.cat([torch.arange(length) for length in lengths])
         x_TD = _normed(self._norm, self._words_VD[ids_T] + self._places_SD[places_T])
         for layer in self._layers:
-            a_TD = self._attended(layer.qkv(x_TD), lengths)
+            a_TD = self._attended(layer.qkv(x_TD).float(), lengths)
             x_TD = _normed(layer.norms[0], x_TD + layer.out(a_TD))
             x_TD = _normed(layer.norms[1], x_TD + layer.narrow(layer.wide(x_TD)))
         return self._pooled(x_TD, lengths)

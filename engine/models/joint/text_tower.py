@@ -70,19 +70,17 @@ class TextTower(nn.Module):
         if not texts:
             empty = torch.zeros(0, 0, dtype=torch.int64)
             return TextTokens(empty, empty, torch.zeros(0, dtype=torch.bool))
-        found = self.tokeniser(
-            list(texts), truncation=True, max_length=self.max_tokens, return_overflowing_tokens=True
-        )
-        # A text that was cut comes with further rows for its rest; the first of its rows is what is read.
-        owners = found["overflow_to_sample_mapping"]
-        rows = [row for row, owner in enumerate(owners) if row == 0 or owners[row - 1] != owner]
-        counts = torch.bincount(torch.as_tensor(owners), minlength=len(texts))
-        ids = [torch.as_tensor(found["input_ids"][row]) for row in rows]
+        # Straight from the library below transformers: it says of each text whether something was cut off.
+        backend = self.tokeniser.backend_tokenizer
+        backend.no_padding()
+        backend.enable_truncation(self.max_tokens, direction=self.tokeniser.truncation_side)
+        found = backend.encode_batch(list(texts))
+        ids = [torch.as_tensor(text.ids) for text in found]
         pad = self.tokeniser.pad_token_id
         ids_BS = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad)
         lengths_B = torch.as_tensor([len(row) for row in ids])
         mask_BS = (torch.arange(ids_BS.shape[1]) < lengths_B[:, None]).long()
-        return TextTokens(ids_BS, mask_BS, counts > 1)
+        return TextTokens(ids_BS, mask_BS, torch.as_tensor([bool(text.overflowing) for text in found]))
 
     def forward(self, tokens: TextTokens) -> Tensor:
         """Features f_BD, float32; gradients pass."""

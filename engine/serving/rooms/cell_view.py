@@ -52,8 +52,10 @@ class Column(NamedTuple):
 class CellView:
     """What is derived from one version, each on first use."""
 
-    def __init__(self, index: VectorIndex, map_path: str | None = None) -> None:
-        self.index, self.searcher = index, Searcher(index)
+    def __init__(
+        self, index: VectorIndex, map_path: str | None = None, search_threads: int | None = None
+    ) -> None:
+        self.index, self.searcher = index, Searcher(index, most_threads=search_threads)
         live = [
             np.ones(segment.n_rows, bool) if segment.live is None else segment.live
             for segment in index.segments
@@ -212,12 +214,20 @@ def _main_axis(x_ND: Float32) -> Float32:
 
 def levels_of(values_N: Float32) -> Scores:
     """Numbers as a byte each, between the smallest and the largest that are finite."""
-    finite = np.isfinite(values_N)
-    if not finite.any():
-        return Scores(bytes(len(values_N)), 0.0, 0.0)
-    low, high = float(values_N[finite].min()), float(values_N[finite].max())
-    scaled = (np.where(finite, values_N, low) - low) / max(high - low, 1e-12)
-    levels = np.where(finite, 1 + np.rint(scaled * 254), 0).astype(np.uint8)
+    low, high = float(values_N.min(initial=np.inf)), float(values_N.max(initial=-np.inf))
+    finite = None
+    if not np.isfinite(high - low):
+        finite = np.isfinite(values_N)
+        if not finite.any():
+            return Scores(bytes(len(values_N)), 0.0, 0.0)
+        low, high = float(values_N[finite].min()), float(values_N[finite].max())
+        values_N = np.where(finite, values_N, np.float32(low))
+    # In place: for a million cells every further array costs as much as the arithmetic.
+    scaled = values_N - np.float32(low)
+    scaled *= np.float32(254 / max(high - low, 1e-12))
+    levels = (np.rint(scaled, out=scaled) + 1).astype(np.uint8)
+    if finite is not None:
+        levels[~finite] = 0
     return Scores(levels.tobytes(), low, high)
 
 

@@ -7,6 +7,7 @@ Legend: N cells, D width, K hits.
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from storage.errors import DamagedDataset, InputError
 from storage.index import VectorIndex
 from storage.index.cell_tables import NAME
 
+# Of one scan, where nothing else is said: beyond that, memory is what it waits for.
+SEARCH_THREADS = min(8, len(os.sched_getaffinity(0)))
+
 
 class CellRoom:
     """One version of an index; `reconfigure` swaps it for another when that one is ready."""
@@ -36,7 +40,7 @@ class CellRoom:
 
     def _seen(self, index: VectorIndex) -> CellView:
         index.warm()
-        return CellView(index, self._settings.map)
+        return CellView(index, self._settings.map, self._settings.search_threads or SEARCH_THREADS)
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Of the deployment's `user_config`: `index_version`, None for the newest. A version that is damaged
