@@ -20,8 +20,8 @@ import torch
 # float16 (2^-11 of each entry) and the result rounded once more, added up and doubled.
 SCORE_ERROR = 2e-3
 
-# What a thread must have to read to be worth waking.
-_BYTES_A_THREAD = 32 << 20
+# What a thread must have to read, some 5 ms, to be worth waking.
+_BYTES_A_THREAD = 128 << 20
 
 # Every so many scores are looked at to guess where the K best begin.
 _STRIDE = 61
