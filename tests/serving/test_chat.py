@@ -61,6 +61,17 @@ def test_a_question_without_cells_finds_some(client: TestClient) -> None:
     assert "[E1]" in found["choices"][0]["message"]["content"]
 
 
+@pytest.mark.parametrize("field", ["cells", "where", "selection", "selections"])
+def test_cells_in_another_place_are_refused_not_overheard(client: TestClient, field: str) -> None:
+    given = "cell_type = 'B cell'" if field == "where" else {"where": "cell_type = 'B cell'"}
+    message = {"role": "user", "content": "What are these?"}
+    for body in ({"messages": [message], field: given}, {"messages": [{**message, field: given}]}):
+        answer = client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 422
+        assert field in answer.json()["detail"]
+        assert "go into a message's content" in answer.json()["detail"]
+
+
 def test_openai_streams_it(client: TestClient) -> None:
     openai = pytest.importorskip("openai", reason="needs the openai client")
     api = openai.OpenAI(api_key="none", base_url="http://testserver/v1", http_client=client)

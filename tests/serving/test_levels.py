@@ -22,6 +22,6 @@ def test_levels_tell_the_numbers_and_zero_tells_what_is_none(values: list[float]
         span = scores.high - scores.low
         assert (scores.low, scores.high) == (values_N[finite].min(), values_N[finite].max())
         told = scores.low + (levels[finite].astype(float) - 1) / 254 * span
-        # Half a level, and what float32 rounds off numbers of this size.
-        nearest = span / 508 + 1e-6 * max(abs(scores.low), abs(scores.high))
+        # Half a level, what float32 rounds off numbers of this size, and spans that count as none.
+        nearest = span / 508 + 1e-6 * max(abs(scores.low), abs(scores.high)) + 1e-12
         assert np.abs(told - values_N[finite]).max() <= nearest

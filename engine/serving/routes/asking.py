@@ -30,9 +30,12 @@ WithDoors = Depends(doors_of)
 
 
 def answers(*media_types: str) -> dict[int | str, dict[str, Any]]:
-    """In the API's own description: bytes or text of these kinds, where an answer is not plain JSON."""
-    schema = {"type": "string", "format": "binary"}
-    return {200: {"content": {media: {"schema": schema} for media in media_types}}}
+    """In the API's own description: bytes, text or events, where an answer is not plain JSON."""
+    schemas = {EVENTS: {"type": "object", "properties": {"data": {"type": "string"}}}}
+    octets = {"type": "string", "format": "binary"}
+    return {200: {"content": {media: {"schema": schemas.get(media, octets)} for media in media_types}}}
 
 
 OCTETS = "application/octet-stream"
+# Described by one of them, as OpenAPI before 3.2 has it.
+EVENTS = "text/event-stream"

@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.serving.chat.backends import answer_to
 from engine.serving.chat.conversation import Wish, conversation_of
 from engine.serving.chat.evidence import Evidence, gather, hits_evidence
 from engine.serving.doors import CellChoice, Doors
 from engine.serving.problems import Problem, documented, of_error
-from engine.serving.routes.asking import WithDoors, answers, needs
+from engine.serving.routes.asking import EVENTS, WithDoors, answers, needs
 from engine.serving.streams import Stream, end
 
 router = APIRouter(tags=["chat"], responses=documented(404, 501, 502, 504))
@@ -51,6 +51,21 @@ class CellsPart(BaseModel):
     cells: CellChoice
 
 
+# Where cells are said in other routes: taken and ignored here, they would be answered about others.
+_MISPLACED = {*CellChoice.model_fields, "selections"}
+
+
+def _no_cells_beside(given: Any) -> Any:
+    """Fields of a request or a message. Raises ValueError for cells that are said outside `content`."""
+    found = sorted(_MISPLACED & given.keys()) if isinstance(given, dict) else []
+    if found:
+        raise ValueError(
+            f"{', '.join(found)} is no field here: cells go into a message's content, as a part "
+            '{"type": "cells", "cells": {"ranges": [[12, 40]]}} beside {"type": "text", "text": ...}'
+        )
+    return given
+
+
 Part = Annotated[TextPart | CellsPart, Field(discriminator="type")]
 
 
@@ -59,6 +74,8 @@ class Message(BaseModel):
 
     role: Literal["system", "user", "assistant"]
     content: str | list[Part] = Field(max_length=16_000)
+
+    _cells_are_parts = model_validator(mode="before")(_no_cells_beside)
 
     @property
     def text(self) -> str:
@@ -88,6 +105,8 @@ class ChatRequest(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1)
     n: Literal[1] = 1
 
+    _cells_are_parts = model_validator(mode="before")(_no_cells_beside)
+
 
 class Feedback(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -100,7 +119,7 @@ class Feedback(BaseModel):
     "/v1/chat/completions",
     dependencies=[needs("chat")],
     response_model=None,
-    responses=answers("text/event-stream"),
+    responses=answers(EVENTS),
 )
 async def completions(asked: ChatRequest, doors: Doors = WithDoors) -> Response:
     """An answer about the cells of the conversation, or about the cells that a question in words finds.
@@ -124,7 +143,7 @@ async def completions(asked: ChatRequest, doors: Doors = WithDoors) -> Response:
     answer = f"chatcmpl-{uuid.uuid4().hex}"
     if asked.stream:
         chunks = _chunks(answer, asked.model, words, pieces)
-        return Stream(chunks, "text/event-stream", headers={"Cache-Control": "no-store"})
+        return Stream(chunks, EVENTS, headers={"Cache-Control": "no-store"})
     limit = doors.settings.limits.answer_seconds
     try:
         async with asyncio.timeout(limit):
