@@ -1,6 +1,8 @@
 """`syncytium <job> ...`: finds the job's module and hands it the rest of the command line."""
 
 import importlib
+import os
+import select
 import sys
 from pathlib import Path
 
@@ -42,6 +44,9 @@ JOBS = {
     "demo": "the whole street on real cells, and a page to look at",
 }
 
+# As a shell says of a program that SIGPIPE ended.
+_ENDED_BY_READER = 141
+
 
 def usage() -> str:
     width = max(map(len, JOBS))
@@ -62,8 +67,24 @@ def main(argv: list[str] | None = None) -> int:
     checkout = str(Path(__file__).resolve().parent.parent)
     if checkout not in sys.path:
         sys.path.insert(0, checkout)
-    exit_code: int = importlib.import_module("jobs." + name.replace("-", "_")).main(rest)
+    try:
+        exit_code: int = importlib.import_module("jobs." + name.replace("-", "_")).main(rest)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return _ENDED_BY_READER
     return exit_code
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads what is printed any more (`syncytium search ... | head`); the rest is dropped."""
+    printed = select.poll()
+    printed.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in printed.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 if __name__ == "__main__":

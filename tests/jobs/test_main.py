@@ -38,6 +38,22 @@ def test_every_job_has_the_same_anatomy(name: str) -> None:
     }
 
 
+def test_a_reader_that_has_seen_enough_sees_no_traceback() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from jobs.__main__ import main; raise SystemExit(main(['serve', '--help']))",
+    ]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    ) as job:
+        assert job.stdout is not None
+        assert job.stderr is not None
+        job.stdout.close()
+        said = job.stderr.read()
+        assert (job.wait(), said) == (141, "")
+
+
 def test_a_job_runs_from_a_plain_checkout() -> None:
     # What `ray job submit --working-dir .` does: the checkout is the working directory, nothing is installed.
     command = [sys.executable, "-m", "jobs.embed", "--help"]
