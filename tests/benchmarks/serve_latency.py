@@ -22,9 +22,11 @@ joint model whose texts MiniLM embeds, one question at a time over one kept conn
 behind its HAProxy, as `syncytium serve` starts it: texts in bfloat16 where the CPU has instructions for it.
 Text in float32: with `--text-precision fp32`. New: a text nobody asked before. Known: one that was asked.
 Score: a known text's score of every cell, a byte each. Beside them, in turns of ten: the same question to the
-library in the client's own process, and a route that does nothing (`/healthz`)."""
+library in the client's own process, and a route that does nothing (`/healthz`). Inverted lists: the same index
+asked with `"how": "ivf"`, 32 of 2,048 lists, which are opt-in (`index --ivf 2048`) and may miss cells; how much
+cosine is lost by them, and how many of the ten, is measured on vectors that lie from the cells as texts do."""
 
-K, TURN = 10, 10
+K, TURN, LISTS = 10, 10, 2_048
 
 
 def ask_library(library: Texts, searcher: Searcher, text: str) -> object:
@@ -45,17 +47,35 @@ def measure(scratch: Path, smoke: bool) -> list[Figure]:
     with own_ray():
         return [
             *of_size(scratch / "small", "50,000 cells", 50_000, 300),
-            *of_size(scratch / "large", "1,000,000 cells", 1_000_000, 100),
+            *of_size(scratch / "large", "1,000,000 cells", 1_000_000, 100, LISTS),
         ]
 
 
-def of_size(folder: Path, size: str, n_cells: int, n: int) -> list[Figure]:
-    settings = prepare(folder, n_cells)
+def of_size(folder: Path, size: str, n_cells: int, n: int, n_lists: int = 0) -> list[Figure]:
+    settings = prepare(folder, n_cells, n_lists)
     exact = settings.model_copy(update={"text_precision": "fp32"})
-    return [*of_server(settings, size, n), *of_server(exact, f"{size}, text in float32", n)]
+    figures = of_server(settings, size, n)
+    if n_lists:
+        listed = f"{size}, inverted lists"
+        figures += [*of_server(settings, listed, n, "ivf"), *losses(settings, listed, folder / "queries.npy")]
+    return [*figures, *of_server(exact, f"{size}, text in float32", n)]
 
 
-def of_server(settings: Settings, size: str, n: int) -> list[Figure]:
+def losses(settings: Settings, size: str, queries: Path) -> list[Figure]:
+    """What inverted lists lose against comparing every cell."""
+    searcher = Searcher(VectorIndex.open(settings.index))
+    lost, found = [], []
+    for query in np.load(queries):
+        best, near = (searcher.search(query, K, how=how) for how in ("exact", "ivf"))
+        lost.append(best.score.mean() - near.score.mean())
+        found.append(len(set(best.cell) & set(near.cell)) / K)
+    return [
+        Figure.error(f"{size}: regret", float(np.mean(lost)), "cosine", 1e-3, "every cell compared"),
+        Figure.error(f"{size}: not among the ten", 1 - float(np.mean(found)), "share", None, "every cell compared"),
+    ]
+
+
+def of_server(settings: Settings, size: str, n: int, how: str = "auto") -> list[Figure]:
     index = VectorIndex.open(settings.index)
     index.warm()
     library, searcher = Texts.of_index(index), Searcher(index)
@@ -72,12 +92,12 @@ def of_server(settings: Settings, size: str, n: int) -> list[Figure]:
             return took
 
         for text in known * 2:
-            ask("/v1/search", {"text": text, "k": K})
+            ask("/v1/search", {"text": text, "k": K, "how": how})
         new = texts(n)
         for start in range(0, n, TURN):
             turn, again = new[start : start + TURN], (known * 2)[:TURN]
-            found["new"] += [ask("/v1/search", {"text": text, "k": K}) for text in turn]
-            found["known"] += [ask("/v1/search", {"text": text, "k": K}) for text in again]
+            found["new"] += [ask("/v1/search", {"text": text, "k": K, "how": how}) for text in turn]
+            found["known"] += [ask("/v1/search", {"text": text, "k": K, "how": how}) for text in again]
             for text in turn:
                 answer = partial(ask_library, library, searcher, text)
                 found["library"].append(milliseconds(answer))

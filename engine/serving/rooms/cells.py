@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.retrieval.search import Metric
+from engine.retrieval.search import Asked, Metric
 from engine.serving.problems import Problem
 from engine.serving.rooms.cell_view import CellView, Column, Float32, Scores, levels_of
 from engine.serving.rooms.index_versions import log, newest_sound, sound
@@ -83,11 +83,19 @@ class CellRoom:
         }
 
     def search(
-        self, query_D: Float32, k: int, where: str | None, metric: Metric, how: str, shortlist: int | None
+        self,
+        query_D: Float32,
+        k: int,
+        where: str | None,
+        metric: Metric,
+        how: Asked,
+        shortlist: int | None,
+        probes: int = 32,
     ) -> dict[str, Any]:
         """The k best cells, their annotations, and how they were found."""
-        searcher = self._view.searcher
-        found = searcher.search(query_D, k, where=where, metric=metric, how=how, shortlist=shortlist)  # type: ignore[arg-type]
+        found = self._view.searcher.search(
+            query_D, k, where=where, metric=metric, how=how, shortlist=shortlist, probes=probes
+        )
         return {
             "hits": self._rows(found.cell, found.score),
             "n_passing": found.n_passing,

@@ -23,7 +23,10 @@ STARTED = int(time.time())
 
 
 class SearchRequest(BaseModel):
-    """Cells like a text, or like the mean of some cells. where: only cells that pass this condition."""
+    """Cells like a text, or like the mean of some cells. where: only cells that pass this condition. how: ivf
+    looks into `probes` inverted lists, of an index that has such (`index --ivf`), and may miss cells; the
+    answer's `ways` say how it was searched.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,8 +35,9 @@ class SearchRequest(BaseModel):
     where: str | None = Field(None, max_length=4_000)
     k: int = Field(10, ge=1, le=100)
     metric: Literal["cosine", "dot"] = "cosine"
-    how: Literal["auto", "exact", "shortlist"] = "auto"
+    how: Literal["auto", "exact", "shortlist", "ivf"] = "auto"
     rerank: int | None = Field(None, ge=1, le=1_000_000)
+    probes: int = Field(32, ge=1, le=65_536)
     template: str | None = Field(None, max_length=400)
 
 
@@ -80,7 +84,9 @@ async def search(asked: SearchRequest, doors: Doors = WithDoors) -> Response:
     else:
         assert asked.like is not None  # noqa: S101 - said above; for mypy
         vector, _ = await doors.cells.mean.remote(await doors.chosen(asked.like))
-    found = await doors.cells.search.remote(vector, asked.k, where, asked.metric, asked.how, asked.rerank)
+    found = await doors.cells.search.remote(
+        vector, asked.k, where, asked.metric, asked.how, asked.rerank, asked.probes
+    )
     for hit in found["hits"]:
         hit["score"] = round(hit["score"] * factor, 5)
     # Plain values already: written once, and not looked through again.

@@ -24,7 +24,7 @@ from storage.locations import Location
 from tests.benchmarks.vectors.clustered import clustered
 from tests.retrieval.inputs import write_embeddings
 
-WIDTH = 512
+WIDTH, QUERIES = 512, 50
 CELL_TYPES = ("T cell", "B cell", "monocyte", "natural killer cell", "neuron", "hepatocyte", "fibroblast")
 STATES = ("activated", "naive", "proliferating", "exhausted", "infected", "quiescent", "mature", "immature")
 TISSUES = ("blood", "lung", "liver", "skin", "brain", "kidney", "tonsil", "spleen", "colon", "heart")
@@ -40,17 +40,20 @@ def texts(n: int, seed: int = 0) -> list[str]:
     ]
 
 
-def prepare(folder: Path, n_cells: int) -> Settings:
-    """An index of `n_cells` cells of 512 dimensions, made under a joint model whose texts MiniLM embeds."""
+def prepare(folder: Path, n_cells: int, n_lists: int = 0) -> Settings:
+    """An index of `n_cells` cells of 512 dimensions, made under a joint model whose texts MiniLM embeds; with
+    so many inverted lists. Beside it `queries.npy`: some vectors that are to its cells what texts are.
+    """
     tower = tahoe.create(
         [f"ENSG{i:011d}" for i in range(32)], d_model=32, n_layers=1, n_heads=2, max_tokens=16
     )
     joint.save(joint.create(tower, minilm_directory(), width=WIDTH, seed=0), folder / "joint")
-    made = clustered(n_cells, WIDTH, 1)
+    made = clustered(n_cells, WIDTH, QUERIES)
+    np.save(folder / "queries.npy", made.text)
     write_embeddings(str(folder / "embeddings"), made.cells, made.obs, chunk=4_096)
     source = Source.open(str(folder / "embeddings"), None, None)
     known = describe_joint(str(folder / "joint"))
-    build(source, Location.of(folder / "index"), IndexOptions(), joint=known)
+    build(source, Location.of(folder / "index"), IndexOptions(ivf_lists=n_lists), joint=known)
     return Settings(index=str(folder / "index"), limits=Limits(requests_per_minute=10_000_000))
 
 
