@@ -53,7 +53,8 @@ class Options(JobOptions):
     actors: int | None = None
     """With --cells: at most so many encoders at once. Default: as many as there is room for."""
     ivf: int = 0
-    """Inverted lists of each segment, by faiss, for `search --how ivf`. 0: none."""
+    """Inverted lists of each segment, by faiss: with 2048 a million cells are searched in half the time if
+    nothing is excluded. 0: none."""
 
 
 def run(options: Options) -> Outcome:

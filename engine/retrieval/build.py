@@ -8,7 +8,7 @@ Shape legend: N rows, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,10 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.retrieval import scan
 from engine.retrieval.ivf import inverted_lists
-from engine.retrieval.plan import LENGTHS
-from engine.retrieval.search import Searcher
+from engine.retrieval.shortlists import measured_shortlist
 from storage.commits import Dataset, MemberPlan, Snapshot
 from storage.embeddings import Embeddings
 from storage.errors import InputError
@@ -38,7 +36,6 @@ from storage.locations import Location
 
 # Vectors that the short codes are fitted to: 64 for each of up to 1,024 directions.
 _FITTED_TO = 65_536
-_QUERIES, _TRUE = 48, 10
 
 Report = Callable[[int, int, str], None]
 
@@ -183,60 +180,6 @@ def append(index: VectorIndex, source: Source, options: IndexOptions) -> tuple[V
         )
         records.append(versions.store_segment(index.snapshot, key, rows, lists))
     return versions.append(index, records, source.facts(first)), True
-
-
-def measured_shortlist(index: VectorIndex, seed: int) -> dict[str, Any]:
-    """How many of the ten nearest cells shortlists of several lengths hold: the cells nearest to cells of the
-    index (themselves left out), and to points half way between two cells, where no cell need be.
-    """
-    searcher, generator = Searcher(index), np.random.default_rng(seed)
-    live = searcher.cells(None)
-    if len(live) <= 2 * _TRUE:
-        return {"n_rows": len(live), "recalls": {}}
-    ranks = []
-    for number in range(min(_QUERIES, len(live) // 2)):
-        drawn = generator.choice(live, 2, replace=False)[: 1 + number % 2]
-        query_D, _ = searcher.mean(f"row in ({', '.join(map(str, drawn))})")
-        if not np.linalg.norm(query_D) > 0:
-            continue
-        nearest = searcher.search(query_D, _TRUE + len(drawn), how="exact").cell
-        nearest = nearest[~np.isin(nearest, drawn)][:_TRUE]
-        ranks.append(_short_ranks(index, query_D, nearest))
-    return _recalls(ranks, len(live))
-
-
-def shortlist_for(
-    index: VectorIndex, queries: Sequence[npt.NDArray[np.float32]] | npt.NDArray[np.float32]
-) -> dict[str, Any]:
-    """The measured shortlist of an index, made to hold for these queries too: texts lie on another part of
-    the sphere than cells do, and a shortlist that is long enough for cells may not be for them.
-    """
-    searcher, known = Searcher(index), index.facts["shortlist"]
-    if not known["recalls"]:
-        return dict(known)
-    ranks = [
-        _short_ranks(index, query_D, searcher.search(query_D, _TRUE, how="exact").cell) for query_D in queries
-    ]
-    found = _recalls(ranks, index.n_cells)["recalls"]
-    recalls = {n: min(recall, found.get(n, 1.0)) for n, recall in known["recalls"].items()}
-    return {**known, "recalls": recalls}
-
-
-def _recalls(ranks: Sequence[npt.NDArray[np.int64]], n_rows: int) -> dict[str, Any]:
-    found = np.concatenate(ranks) if ranks else np.zeros(1)
-    lengths = [length for length in LENGTHS if length < n_rows]
-    return {"n_rows": n_rows, "recalls": {str(n): round(float((found < n).mean()), 4) for n in lengths}}
-
-
-def _short_ranks(
-    index: VectorIndex, query_D: npt.NDArray[np.float32], cells: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """How many rows come before each of these cells when ordered by short codes."""
-    code_S = index.codes.encode_query(query_D)
-    scores = np.concatenate([scan.short_scores(s.arrays.short, code_S) for s in index.segments])
-    own = scores[np.isin(index.ids, cells)]
-    ordered = np.sort(scores)
-    return len(ordered) - np.searchsorted(ordered, own, side="right")
 
 
 def _sort_columns(source: Source, options: IndexOptions) -> list[str]:

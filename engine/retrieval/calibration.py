@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.retrieval import scan
-from engine.retrieval.build import shortlist_for
 from engine.retrieval.search import Metric, Searcher
+from engine.retrieval.shortlists import shortlist_for
 from engine.retrieval.texts import Question, Texts, in_template
 from storage.errors import InputError
 from storage.index import VectorIndex, versions

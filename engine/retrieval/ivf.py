@@ -36,10 +36,18 @@ class InvertedLists:
             return cls(faiss.deserialize_index(mapped(index.snapshot, name)))
         return cls(faiss.read_index(str(local / name), faiss.IO_FLAG_MMAP_IFC))
 
+    @property
+    def n_lists(self) -> int:
+        return int(self._lists.nlist)
+
     def near(self, query_D: npt.NDArray[np.float32], k: int, probes: int) -> npt.NDArray[np.int64]:
-        """Rows of the segment that look best in the `probes` lists nearest to the query, ascending."""
-        self._lists.nprobe = min(probes, self._lists.nlist)
+        """The k rows of the segment that look best in the `probes` lists nearest to the query, ascending; in
+        all lists, where those hold fewer.
+        """
+        self._lists.nprobe = min(probes, self.n_lists)
         _, rows = self._lists.search(query_D[None], k)
+        if rows[0][-1] < 0 and probes < self.n_lists:
+            return self.near(query_D, k, self.n_lists)
         found: npt.NDArray[np.int64] = np.sort(rows[0][rows[0] >= 0])
         return found
 

@@ -16,7 +16,7 @@ from engine.retrieval import conditions, scan
 from engine.retrieval.conditions import Mask
 from engine.retrieval.found import Found, ranked
 from engine.retrieval.ivf import InvertedLists
-from engine.retrieval.plan import RECALL, Shortlist, Way, way_of
+from engine.retrieval.plan import RECALL, Shortlist, Way, probes_for, way_of
 from storage.errors import InputError
 from storage.index import Segment, VectorIndex
 from storage.index.cell_tables import ROW
@@ -47,6 +47,7 @@ class Searcher:
         measured = index.facts["shortlist"]
         recalls = {int(length): recall for length, recall in measured["recalls"].items()}
         self._shortlist = Shortlist(measured["n_rows"], recalls)
+        self._probes = {int(probes): recall for probes, recall in measured.get("probes", {}).items()}
         self._n_rows = sum(segment.n_rows for segment in index.segments)
         self._masks: OrderedDict[str, list[Mask]] = OrderedDict()
         self._lists: dict[str, InvertedLists] = {}
@@ -66,9 +67,10 @@ class Searcher:
 
         `how`: "exact" compares every row; "shortlist" goes by the short codes first, and scores `shortlist`
         rows exactly; "ivf" looks into `probes` inverted lists, where there are such and nothing is excluded;
-        "auto" takes the cheapest way that loses nothing measurable. Inner products with vectors as they came
-        (`metric="dot"`) are always exact. Raises InputError for a query of another width or without length,
-        a condition that cannot be read, and a shortlist where none is good enough.
+        "auto" takes the cheapest way that loses nothing measurable, and as many lists as that takes. Inner
+        products with vectors as they came (`metric="dot"`) are always exact. Raises InputError for a query of
+        another width or without length, a condition that cannot be read, and a shortlist where none is good
+        enough.
         """
         query_D = self.unit(query_D)
         if k < 1:
@@ -79,8 +81,12 @@ class Searcher:
             for segment, mask in zip(self.segments, masks, strict=True)
         ]
         length = self._length(k, how, metric, shortlist)
+        if how == "auto":
+            enough = None if metric == "dot" or shortlist else probes_for(self._probes, k)
+        else:
+            enough = probes if how == "ivf" else None
         ways = [
-            self._way(segment, n_passing, how, length, mask is not None)
+            self._way(segment, n_passing, how, length, None if mask is not None else enough)
             for segment, n_passing, mask in zip(self.segments, counts, masks, strict=True)
         ]
         chosen = self._shortlisted(query_D, masks, ways, length or 0)
@@ -91,8 +97,8 @@ class Searcher:
             else:
                 if way == "shortlist":
                     rows = chosen[number]
-                elif way == "ivf":
-                    rows = self._inverted(segment).near(query_D, 4 * k, probes)
+                elif way == "ivf" and enough is not None:
+                    rows = self._inverted(segment).near(query_D, 4 * k, enough)
                 else:
                     rows = np.arange(segment.n_rows) if mask is None else np.flatnonzero(mask)
                 score = _scored(segment, query_D, rows, metric)
@@ -198,13 +204,19 @@ class Searcher:
             )
         return None if length is None else max(length, k)
 
-    def _way(self, segment: Segment, n_passing: int, how: Asked, length: int | None, excludes: bool) -> Way:
-        if how == "ivf":
-            # Inverted lists know no conditions: near the query there may be nothing that passes.
-            return "ivf" if segment.ivf_name and not excludes else way_of(segment.n_rows, n_passing, None)
+    def _way(
+        self, segment: Segment, n_passing: int, how: Asked, length: int | None, probes: int | None
+    ) -> Way:
+        """probes: lists to look into; None where rows are excluded, of which lists know nothing: near the
+        query there may be nothing that passes.
+        """
         if how == "shortlist":
             return "shortlist"
-        return way_of(segment.n_rows, n_passing, length)
+        has_lists = probes is not None and segment.ivf_name is not None
+        if how == "ivf" and has_lists:
+            return "ivf"
+        lists = (self._inverted(segment).n_lists, probes) if has_lists and probes else None
+        return way_of(segment.n_rows, n_passing, length, lists)
 
     def _shortlisted(
         self,

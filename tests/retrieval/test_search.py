@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.retrieval import plan
 from engine.retrieval.build import IndexOptions, Source, append, build
 from engine.retrieval.found import Found
-from engine.retrieval.plan import Shortlist, way_of
+from engine.retrieval.plan import Shortlist, probes_for, way_of
 from engine.retrieval.search import Searcher
 from engine.retrieval.shards import merged, shares
 from storage.errors import InputError, LineageMismatch
@@ -191,6 +192,41 @@ def test_a_shortlist_that_was_not_good_enough_is_not_used(index: VectorIndex) ->
     assert searcher.search(QUERIES[0], how="shortlist", shortlist=50).ways == {"shortlist": 3}
 
 
+def test_lists_are_looked_into_as_far_as_was_measured(index: VectorIndex) -> None:
+    measured = index.facts["shortlist"]["probes"]
+    assert set(measured) == {"8", "16", "32", "64", "128", "256"}
+    # Sixteen are all there are.
+    assert measured["8"] <= measured["16"] == measured["256"] == 1.0
+    searcher = Searcher(index)
+    assert "ivf" not in searcher.search(QUERIES[0]).ways, "so few rows are read sooner than lists are"
+    looked_into: list[int] = []
+    for lists in map(searcher._inverted, index.segments):
+        lists.near = lambda query, k, probes, near=lists.near: (  # type: ignore[method-assign]
+            looked_into.append(probes) or near(query, k, probes)
+        )
+    # As if rows were dear and lists were cheap: in a million rows they are.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_LISTED", 1e-3)
+        patch.setattr(plan, "_CENTRE", 1e-3)
+        searcher._probes = {4: 0.98, 8: 0.995, 16: 1.0}
+        for query in QUERIES:
+            found = searcher.search(query, 10)
+            assert found.ways == {"ivf": 3}
+            np.testing.assert_array_equal(found.cell, searcher.search(query, 10, how="exact").cell)
+        searcher.search(QUERIES[0], 20)
+        assert set(looked_into) == {16, 32}
+        assert "ivf" not in searcher.search(QUERIES[0], where="tissue = 'lung'").ways
+        assert "ivf" not in searcher.search(QUERIES[0], metric="dot").ways
+        assert "ivf" not in searcher.search(QUERIES[0], shortlist=50).ways
+        searcher._probes = {4: 0.98}
+        assert "ivf" not in searcher.search(QUERIES[0]).ways, "no number of lists held enough"
+
+
+def test_lists_that_hold_too_few_are_not_the_only_ones_looked_into(index: VectorIndex) -> None:
+    found = Searcher(index).search(QUERIES[0], 600, how="ivf", probes=1)
+    assert len(found.cell) == 600
+
+
 def test_plans() -> None:
     measured = Shortlist(50_000, {100: 0.9, 200: 0.991, 400: 1.0})
     assert measured.length(50_000, 10) == 400
@@ -201,6 +237,13 @@ def test_plans() -> None:
     assert way_of(1_000_000, 5_000, 1_600) == "gather"
     assert way_of(1_000, 1_000, 1_600) == "scan"
     assert way_of(1_000_000, 900_000, None) == "scan"
+    assert way_of(1_000_000, 1_000_000, 800, (2_048, 64)) == "ivf"
+    assert way_of(1_000_000, 1_000_000, 800, (2_048, 256)) == "shortlist"
+    assert way_of(50_000, 50_000, 400, (1_024, 64)) == "shortlist"
+    assert probes_for({8: 0.97, 16: 0.992, 32: 1.0}, 10) == 32
+    assert probes_for({8: 0.97, 16: 0.992, 32: 1.0}, 100) == 320
+    assert probes_for({8: 0.97}, 10) is None
+    assert probes_for({}, 10) is None
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,9 @@ def texts(n: int, seed: int = 0) -> list[str]:
     ]
 
 
-def prepare(folder: Path, n_cells: int, n_lists: int = 0) -> Settings:
-    """An index of `n_cells` cells of 512 dimensions, made under a joint model whose texts MiniLM embeds; with
-    so many inverted lists. Beside it `queries.npy`: some vectors that are to its cells what texts are.
+def prepare(folder: Path, n_cells: int) -> Settings:
+    """An index of `n_cells` cells of 512 dimensions, made under a joint model whose texts MiniLM embeds.
+    Beside it `queries.npy`: some vectors that are to its cells what texts are.
     """
     tower = tahoe.create(
         [f"ENSG{i:011d}" for i in range(32)], d_model=32, n_layers=1, n_heads=2, max_tokens=16
@@ -51,10 +51,15 @@ def prepare(folder: Path, n_cells: int, n_lists: int = 0) -> Settings:
     made = clustered(n_cells, WIDTH, QUERIES)
     np.save(folder / "queries.npy", made.text)
     write_embeddings(str(folder / "embeddings"), made.cells, made.obs, chunk=4_096)
+    return indexed(folder, "index")
+
+
+def indexed(folder: Path, name: str, n_lists: int = 0) -> Settings:
+    """An index of the cells of `prepare`, with so many inverted lists."""
     source = Source.open(str(folder / "embeddings"), None, None)
     known = describe_joint(str(folder / "joint"))
-    build(source, Location.of(folder / "index"), IndexOptions(ivf_lists=n_lists), joint=known)
-    return Settings(index=str(folder / "index"), limits=Limits(requests_per_minute=10_000_000))
+    build(source, Location.of(folder / name), IndexOptions(ivf_lists=n_lists), joint=known)
+    return Settings(index=str(folder / name), limits=Limits(requests_per_minute=10_000_000))
 
 
 @contextmanager
