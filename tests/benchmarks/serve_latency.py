@@ -47,7 +47,7 @@ def measure(scratch: Path, smoke: bool) -> list[Figure]:
     # The library beside the server: as many threads as there.
     torch.set_num_threads(1)
     if smoke:
-        return of_size(scratch, "2,000 cells", 2_000, 10, 8)
+        return of_size(scratch, "2,000 cells", 2_000, 10, 8, smoke)
     with own_ray():
         return [
             *of_size(scratch / "small", "50,000 cells", 50_000, 300),
@@ -55,7 +55,9 @@ def measure(scratch: Path, smoke: bool) -> list[Figure]:
         ]
 
 
-def of_size(folder: Path, size: str, n_cells: int, n: int, n_lists: int = 0) -> list[Figure]:
+def of_size(
+    folder: Path, size: str, n_cells: int, n: int, n_lists: int = 0, smoke: bool = False
+) -> list[Figure]:
     settings = prepare(folder, n_cells)
     exact = settings.model_copy(update={"text_precision": "fp32"})
     asked = [(size, settings, {}), (f"{size}, text in float32", exact, {})]
@@ -64,7 +66,8 @@ def of_size(folder: Path, size: str, n_cells: int, n: int, n_lists: int = 0) -> 
         few = {"how": "ivf", "probes": FEW}
         asked += [(f"{size}, inverted lists", listed, {}), (f"{size}, {FEW} inverted lists", listed, few)]
     figures = []
-    for what, of, more in asked:
+    # A server takes half a minute to begin and to end.
+    for what, of, more in [asked[0], asked[-1]] if smoke else asked:
         figures += of_server(of, what, n, more)
         if n_lists and of is not exact:
             figures += losses(of, what, folder / "queries.npy", more)
