@@ -149,6 +149,16 @@ class Searcher:
             n += len(rows)
         return (total / max(n, 1)).astype(np.float32), n
 
+    def warm(self) -> None:
+        """Read what a search may read, so that the first ones are not slow."""
+        self.index.warm()
+        anywhere_D = np.full(self.index.width, self.index.width**-0.5, np.float32)
+        for segment in self.segments:
+            if segment.ivf_name is not None:
+                # Lists are mapped by faiss, and touched by looking into all of them.
+                lists = self._inverted(segment)
+                lists.near(anywhere_D, 1, lists.n_lists)
+
     def unit(self, query_D: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The query's direction. Raises InputError for one of another width, or without a direction."""
         query_D = np.asarray(query_D, np.float32)

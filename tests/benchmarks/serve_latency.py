@@ -93,8 +93,8 @@ def losses(settings: Settings, size: str, queries: Path, more: dict[str, Any]) -
 def of_server(settings: Settings, size: str, n: int, more: dict[str, Any]) -> list[Figure]:
     """more: further fields of a search."""
     index = VectorIndex.open(settings.index)
-    index.warm()
     library, searcher = Texts.of_index(index), Searcher(index)
+    searcher.warm()
     library.side.multiply_in(settings.text_precision)
     found: dict[str, list[float]] = {name: [] for name in ("new", "known", "score", "library", "nothing")}
     known = texts(8, seed=1)

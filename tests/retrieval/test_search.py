@@ -198,6 +198,7 @@ def test_lists_are_looked_into_as_far_as_was_measured(index: VectorIndex) -> Non
     # Sixteen are all there are.
     assert measured["8"] <= measured["16"] == measured["256"] == 1.0
     searcher = Searcher(index)
+    searcher.warm()
     assert "ivf" not in searcher.search(QUERIES[0]).ways, "so few rows are read sooner than lists are"
     looked_into: list[int] = []
     for lists in map(searcher._inverted, index.segments):

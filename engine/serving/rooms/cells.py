@@ -39,8 +39,9 @@ class CellRoom:
         self._view = self._seen(index)
 
     def _seen(self, index: VectorIndex) -> CellView:
-        index.warm()
-        return CellView(index, self._settings.map, self._settings.search_threads or SEARCH_THREADS)
+        view = CellView(index, self._settings.map, self._settings.search_threads or SEARCH_THREADS)
+        view.searcher.warm()
+        return view
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Of the deployment's `user_config`: `index_version`, None for the newest. A version that is damaged
