@@ -1,6 +1,7 @@
 """The head, which knows who does what, loses power: without and with a Redis that keeps what it knows."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,14 @@ def test_the_head_dies(cluster, small_store: Path, tahoe_model: Path, tmp_path: 
     """
     output = tmp_path / "cache"
     command = cache_command(small_store, tahoe_model, output, address=cluster.address, actors=2, wait=1)
-    running = cluster.start(worker(cluster), command)
+    machine = worker(cluster)
+    running = cluster.start(machine, command)
     wait_for_members(output, running, 3)
     cluster.power_cut(cluster.nodes[1])
     code, messages = finish(running)
-    assert code == 1, messages
+    # Ray, which is all this machine is there for, waits a minute too: if it ends first, the machine does, and
+    # everything on it.
+    assert code == 1 or (code == -signal.SIGKILL and machine.shell.wait(60) is not None), messages
     assert "Run the same command again to resume." in messages
     kept = intact_members(output)
     assert kept >= 3
