@@ -41,19 +41,20 @@ class Shortlist:
         Twice the shortest that was good enough, longer in proportion for more results and for more rows than
         it was measured on: queries from elsewhere (text) are further off than cells are.
         """
-        enough = [length for length, recall in sorted(self.recalls.items()) if recall >= RECALL]
-        if not enough:
-            return None
-        growth = max(1.0, n_rows / max(self.n_rows, 1)) * max(1.0, k / _MEASURED_K)
-        return int(2 * enough[0] * growth)
+        growth = max(1.0, n_rows / max(self.n_rows, 1))
+        return _with_reserve(self.recalls, growth * max(1.0, k / _MEASURED_K))
 
 
 def probes_for(recalls: Mapping[int, float], k: int) -> int | None:
     """Inverted lists to look into for k results, of those that were measured: lists -> share of the true ten
     nearest they held. None where no number was good enough. Twice and in proportion, as for a shortlist.
     """
-    enough = [probes for probes, recall in sorted(recalls.items()) if recall >= RECALL]
-    return int(2 * enough[0] * max(1.0, k / _MEASURED_K)) if enough else None
+    return _with_reserve(recalls, max(1.0, k / _MEASURED_K))
+
+
+def _with_reserve(recalls: Mapping[int, float], growth: float) -> int | None:
+    enough = [n for n, recall in recalls.items() if recall >= RECALL]
+    return int(2 * min(enough) * growth) if enough else None
 
 
 def way_of(n_rows: int, n_passing: int, shortlist: int | None, lists: tuple[int, int] | None = None) -> Way:

@@ -222,10 +222,11 @@ class Searcher:
         """
         if how == "shortlist":
             return "shortlist"
-        has_lists = probes is not None and segment.ivf_name is not None
-        if how == "ivf" and has_lists:
+        if probes is None or segment.ivf_name is None:
+            return way_of(segment.n_rows, n_passing, length)
+        if how == "ivf":
             return "ivf"
-        lists = (self._inverted(segment).n_lists, probes) if has_lists and probes else None
+        lists = self._inverted(segment).n_lists, probes
         return way_of(segment.n_rows, n_passing, length, lists)
 
     def _shortlisted(

@@ -39,7 +39,7 @@ def measured_shortlist(index: VectorIndex, seed: int) -> dict[str, Any]:
         nearest = nearest[~np.isin(nearest, drawn)][:_TRUE]
         ranks.append(_short_ranks(index, query_D, nearest))
         held.append(_held(searcher, query_D, nearest, _TRUE + len(drawn)))
-    return {**_recalls(ranks, len(live)), **_probes(index, held)}
+    return {**_recalls(ranks, len(live)), **_probes(held)}
 
 
 def shortlist_for(
@@ -56,7 +56,7 @@ def shortlist_for(
         nearest = searcher.search(query_D, _TRUE, how="exact").cell
         ranks.append(_short_ranks(index, query_D, nearest))
         held.append(_held(searcher, query_D, nearest, _TRUE))
-    found = {**_recalls(ranks, index.n_cells), **_probes(index, held)}
+    found = {**_recalls(ranks, index.n_cells), **_probes(held)}
     return {
         **known,
         **{part: _least(known[part], found.get(part, {})) for part in ("recalls", "probes") if part in known},
@@ -71,18 +71,14 @@ def _held(
     searcher: Searcher, query_D: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64], k: int
 ) -> list[float]:
     """Share of these cells among the k best of each number of inverted lists; none for an index without."""
-    if not _has_lists(searcher.index):
+    if any(segment.ivf_name is None for segment in searcher.index.segments):
         return []
     found = [searcher.search(query_D, k, how="ivf", probes=probes).cell for probes in PROBES]
     return [float(np.isin(nearest, cells).mean()) for cells in found]
 
 
-def _has_lists(index: VectorIndex) -> bool:
-    return all(segment.ivf_name is not None for segment in index.segments)
-
-
-def _probes(index: VectorIndex, held: Sequence[Sequence[float]]) -> dict[str, Any]:
-    if not held or not _has_lists(index):
+def _probes(held: Sequence[Sequence[float]]) -> dict[str, Any]:
+    if not any(held):
         return {}
     means = np.mean(held, axis=0)
     return {"probes": {str(n): round(float(mean), 4) for n, mean in zip(PROBES, means, strict=True)}}
