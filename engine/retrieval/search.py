@@ -15,6 +15,7 @@ import numpy.typing as npt
 from engine.retrieval import conditions, scan
 from engine.retrieval.conditions import Mask
 from engine.retrieval.found import Found, ranked
+from engine.retrieval.half_products import Positions
 from engine.retrieval.ivf import InvertedLists
 from engine.retrieval.plan import RECALL, Shortlist, Way, probes_for, way_of
 from storage.errors import InputError
@@ -109,11 +110,11 @@ class Searcher:
         return Found(score, cell, sum(counts), self.index.version, dict(Counter(ways)))
 
     def scores(self, query_D: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Cosine of every row, in the order of `index.ids` (deleted rows included), within half of
-        `scan.SCORE_ERROR`: what colours a map of all cells.
+        """Cosine of every row, in the order of `index.ids` (deleted rows included): what colours a map of all
+        cells.
         """
         query_D = self.unit(query_D)
-        parts = [self._fast_scores(segment, query_D) for segment in self.segments]
+        parts = [self._row_scores(segment, query_D) for segment in self.segments]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def scores_by_cell(self, query_D: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -123,7 +124,7 @@ class Searcher:
         by_cell = np.full(self.index.facts["next_id"], np.nan, np.float32)
         query_D = self.unit(query_D)
         for segment in self.segments:
-            score = self._fast_scores(segment, query_D)
+            score = self._row_scores(segment, query_D)
             rows = slice(None) if segment.live is None else segment.live
             by_cell[segment.arrays.ids[rows]] = score[rows]
         return by_cell
@@ -153,6 +154,8 @@ class Searcher:
         """Read what a search may read, so that the first ones are not slow."""
         self.index.warm()
         anywhere_D = np.full(self.index.width, self.index.width**-0.5, np.float32)
+        # What multiplies is compiled when first asked.
+        self.scores(anywhere_D)
         for segment in self.segments:
             if segment.ivf_name is not None:
                 # Lists are mapped by faiss, and touched by looking into all of them.
@@ -235,7 +238,7 @@ class Searcher:
         masks: Sequence[Mask | None],
         ways: Sequence[Way],
         length: int,
-    ) -> dict[int, scan.Positions]:
+    ) -> dict[int, Positions]:
         """Segment number -> its rows in the one shortlist over all segments that are searched by code."""
         numbers = [number for number, way in enumerate(ways) if way == "shortlist"]
         if not numbers:
@@ -263,25 +266,19 @@ class Searcher:
         k: int,
         mask: Mask | None,
         metric: Metric,
-    ) -> tuple[scan.Positions, npt.NDArray[np.float32]]:
-        """Rows among which the k best surely are, and their exact scores.
-
-        The fast scores are near the exact ones; whatever comes as near to the k-th best as that is scored
-        again.
-        """
-        score, reach = self._fast_scores(segment, query_D), scan.SCORE_ERROR
+    ) -> tuple[Positions, npt.NDArray[np.float32]]:
+        """The rows of the k best, and their scores."""
+        score = self._row_scores(segment, query_D)
         if metric == "dot":
             score *= segment.arrays.norms
-            reach *= float(segment.arrays.norms.max(initial=0))
         if mask is not None:
             score = np.where(mask, score, np.float32(-np.inf))
-        kept = scan.best(score, k)
-        smallest = score[kept].min(initial=np.inf)
-        rows = np.flatnonzero(score >= smallest - reach if np.isfinite(smallest) else score > -np.inf)
-        return rows, _scored(segment, query_D, rows, metric)
+        rows = scan.best(score, k)
+        rows = rows if mask is None else rows[mask[rows]]
+        return rows, score[rows]
 
-    def _fast_scores(self, segment: Segment, query_D: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return scan.fast_scores(segment.arrays.vectors, query_D, self._most_threads)
+    def _row_scores(self, segment: Segment, query_D: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return scan.scores(segment.arrays.vectors, query_D, self._most_threads)
 
     def _inverted(self, segment: Segment) -> InvertedLists:
         if segment.key not in self._lists:
@@ -290,7 +287,7 @@ class Searcher:
 
 
 def _scored(
-    segment: Segment, query_D: npt.NDArray[np.float32], rows: scan.Positions, metric: Metric
+    segment: Segment, query_D: npt.NDArray[np.float32], rows: Positions, metric: Metric
 ) -> npt.NDArray[np.float32]:
     score = scan.scores_at(segment.arrays.vectors, query_D, rows)
     return score if metric == "cosine" else score * segment.arrays.norms[rows]

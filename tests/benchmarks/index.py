@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from engine.retrieval.build import IndexOptions, Source, build
 from engine.retrieval.search import Searcher
@@ -42,6 +43,7 @@ def measure(scratch: Path, smoke: bool) -> list[Figure]:
 
 
 def measured(folder: Path, size: str, n_cells: int, width: int, n_queries: int) -> Iterator[Figure]:
+    torch.set_num_threads(1)
     made = clustered(n_cells, width, n_queries)
     write_embeddings(str(folder / "embeddings"), made.cells, made.obs, chunk=65_536)
     before, started = anonymous_bytes(), time.process_time()
@@ -131,6 +133,10 @@ def all_scores(size: str, searcher: Searcher, made: Clustered, target: float | N
     ways: dict[str, Callable[[Float32], object]] = {
         "ours": searcher.scores,
         "numpy, float32": lambda query: made.cells @ query,
+        "torch, float16": lambda query: [
+            torch.mv(torch.from_numpy(segment.arrays.vectors), torch.from_numpy(query).half())
+            for segment in searcher.segments
+        ],
         "faiss SQ fp16, ten best only": lambda query: half.search(query, None),
         # What memory allows: the same bytes, and next to nothing done with them.
         "the largest of the same bytes as int64": lambda query: [

@@ -15,13 +15,35 @@ def unit_rows(n: int, width: int = 512, seed: int = 0) -> np.ndarray:
 
 
 def test_scores() -> None:
-    vectors, query = unit_rows(3_000).astype(np.float16), unit_rows(1, seed=1)[0]
-    # The query's own neighbours, where scores, and so their rounding, are largest.
+    # More rows than a block has, and the query's own neighbours among them: the largest scores.
+    vectors, query = unit_rows(9_000).astype(np.float16), unit_rows(1, seed=1)[0]
     vectors[:100] = (query + 0.02 * unit_rows(100, seed=2)).astype(np.float16)
-    expected = vectors.astype(np.float64) @ query
-    assert np.abs(scan.fast_scores(vectors, query) - expected).max() < scan.SCORE_ERROR / 2
-    for positions in (np.array([5, 17, 2_999]), np.arange(40, 90), np.empty(0, np.int64)):
-        np.testing.assert_allclose(scan.scores_at(vectors, query, positions), expected[positions], atol=1e-6)
+    scores = scan.scores(vectors, query)
+    np.testing.assert_allclose(scores, vectors.astype(np.float64) @ query, atol=1e-6, rtol=0)
+    for positions in (np.array([8_999, 5, 17, 5]), np.arange(40, 90), np.empty(0, np.int64)):
+        np.testing.assert_array_equal(scan.scores_at(vectors, query, positions), scores[positions])
+
+
+def test_every_float16_is_widened_exactly() -> None:
+    """Zeros of both signs, subnormal numbers and infinity included; NaN stays NaN."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)[:, None]
+    scores = scan.scores(every, np.ones(1, np.float32))
+    np.testing.assert_array_equal(scores, every[:, 0].astype(np.float32))
+
+
+@pytest.mark.parametrize("width", [1, 3, 64, 500, 1_021])
+def test_widths_that_no_vector_of_the_cpu_divides(width: int) -> None:
+    vectors, query = unit_rows(77, width).astype(np.float16), unit_rows(1, width, seed=1)[0]
+    np.testing.assert_allclose(scan.scores(vectors, query), vectors.astype(np.float64) @ query, atol=1e-6)
+
+
+@pytest.mark.parametrize("position", [-1, 3, 2**40])
+def test_rows_that_are_not_there_are_not_read(position: int) -> None:
+    vectors, query = unit_rows(3).astype(np.float16), unit_rows(1)[0]
+    with pytest.raises(IndexError):
+        scan.scores_at(vectors, query, np.array([0, position]))
+    with pytest.raises(IndexError):
+        scan.scores_at(vectors, query[:-1], np.array([0]))
 
 
 def test_short_scores_are_integer_products() -> None:
@@ -35,25 +57,23 @@ def test_short_scores_are_integer_products() -> None:
 
 def test_further_threads_change_nothing_but_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "_BYTES_A_THREAD", 1)
-    vectors, query = unit_rows(5_000).astype(np.float16), unit_rows(1, seed=1)[0]
-    short, code = np.int8(vectors[:, :64] * 1_000), np.int8(query[:64] * 1_000)
+    vectors, query = unit_rows(50_000, 64).astype(np.float16), unit_rows(1, 64, seed=1)[0]
+    short, code = np.int8(vectors * 127), np.int8(query * 127)
     used: list[int] = []
     monkeypatch.setattr(
         torch, "set_num_threads", lambda n, set_to=torch.set_num_threads: (used.append(n), set_to(n))
     )
     before = torch.get_num_threads()
-    for n in (before + 1, before + 2):
-        np.testing.assert_array_equal(scan.fast_scores(vectors, query, n), scan.fast_scores(vectors, query))
+    # Seven blocks of rows: shared evenly, unevenly, and by more threads than there are blocks.
+    for n in (before + 1, before + 2, 20):
+        np.testing.assert_array_equal(scan.scores(vectors, query, n), scan.scores(vectors, query, 1))
         np.testing.assert_array_equal(scan.short_scores(short, code, n), scan.short_scores(short, code))
-    assert used == [before + 1, before, before + 1, before, before + 2, before, before + 2, before]
-    assert torch.get_num_threads() == before
+    assert used == [before + 1, before, before + 2, before, 20, before]
     # A scan of little is done by one: waking another takes longer.
     monkeypatch.setattr(scan, "_BYTES_A_THREAD", 1 << 40)
-    torch.set_num_threads(2)
-    used.clear()
-    scan.fast_scores(vectors, query, 8)
-    assert used == [1, 2]
-    torch.set_num_threads(before)
+    monkeypatch.setattr(scan, "ThreadPoolExecutor", None)
+    scan.scores(vectors, query, 8)
+    assert torch.get_num_threads() == before
 
 
 @settings(deadline=None, max_examples=60)

@@ -13,7 +13,6 @@ import pytest
 from fastapi.testclient import TestClient
 from flatbuffers import number_types as numbers
 
-from engine.retrieval.scan import SCORE_ERROR
 from engine.retrieval.search import Searcher
 from engine.retrieval.texts import Texts
 from engine.serving.api import create_api
@@ -89,7 +88,7 @@ def test_scores_as_cellxgene_reads_them(client: TestClient, served: Settings) ->
     octets = {"accept": "application/octet-stream"}
     response = client.post("/api/v0.2/llmembs/text", json={"text": "B cell"}, headers=octets)
     values, names = matrix(response.content)
-    np.testing.assert_allclose(values, expected, atol=SCORE_ERROR / 2)
+    np.testing.assert_allclose(values, expected, atol=1e-6)
     assert names[0].endswith("_B cell")
     named = client.post(
         "/api/v0.2/llmembs/text", json={"text": "B cell"}, headers={"accept": "application/json"}
@@ -221,5 +220,5 @@ def test_minus_is_a_difference(client: TestClient) -> None:
     np.testing.assert_allclose(
         scores("B cell MINUS CD14+ monocyte"),
         scores("B cell") - scores("CD14+ monocyte"),
-        atol=4 * SCORE_ERROR,
+        atol=1e-6,
     )
