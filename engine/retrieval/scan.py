@@ -1,7 +1,7 @@
 """Scores of a query against many rows, and the best of them: the arithmetic of a search, on one segment.
 
-Both passes read their matrix where it is mapped, at the speed of memory: the product of float16 rows with a
-float32 query, and that of int8 codes in int32 (on a CPU with AVX-512 VNNI).
+Both passes read their matrix where it is mapped and wait for memory more than for the CPU: the product of
+float16 rows with a float32 query, and that of int8 codes in int32 (on a CPU with AVX-512 VNNI).
 
 Shape legend: N rows, D width, S width of the short codes, K results.
 """
