@@ -1,8 +1,8 @@
 """Inner products of float16 rows with a float32 query: each number is widened as it is read.
 
 Compiled for this machine's CPU when first asked for, in half a second. One loop, so that a row's product has
-the same bits whether all rows were asked for or a few. It takes 1.4 times as long as reading the rows does;
-torch's product takes twice as long as that, and rounds the query to float16 (docs/benchmarks/index.md).
+the same bits whether all rows were asked for or a few. It takes 1.4 times as long as reading the rows; torch
+takes twice as long, and rounds the query to float16 (docs/benchmarks/index.md).
 
 Shape legend: N rows, D width, K rows asked for.
 """
