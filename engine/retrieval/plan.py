@@ -14,8 +14,8 @@ from typing import Literal
 
 Way = Literal["scan", "gather", "shortlist", "ivf"]
 
-# Nanoseconds a row: read in order in float16, fetched from where it lies, by its code; and
-# of inverted lists: a list's centre, and a row of a list that is looked into.
+# Nanoseconds a row: read in order in float16, fetched from where it lies, by its code; and of inverted lists:
+# a list's centre, and a row of a list that is looked into.
 _SCANNED, _GATHERED, _CODED = 40.0, 150.0, 3.2
 _CENTRE, _LISTED = 60.0, 80.0
 

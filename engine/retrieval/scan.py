@@ -29,8 +29,8 @@ _STRIDE = 61
 
 
 def scores(vectors_ND: npt.NDArray[np.float16], query_D: Float32, most_threads: int | None = None) -> Float32:
-    """Score of every row, float32 `[N]`; on up to so many threads, None for as many as torch is set to. The
-    scores are the same on any number, and those of `scores_at`.
+    """Score of every row, float32 `[N]`; on up to so many threads, None for as many as torch is set to, but
+    no more than there is work for. The scores are the same on any number, and those of `scores_at`.
     """
     found_N = np.empty(len(vectors_ND), np.float32)
     threads = _threads(most_threads, vectors_ND.nbytes)
@@ -70,7 +70,7 @@ def short_scores(
 
 def _threads(most: int | None, n_bytes: int) -> int:
     """How many threads are to read so much."""
-    return torch.get_num_threads() if most is None else max(1, min(most, n_bytes // _BYTES_A_THREAD))
+    return max(1, min(most or torch.get_num_threads(), n_bytes // _BYTES_A_THREAD))
 
 
 @contextmanager

@@ -154,9 +154,9 @@ class Searcher:
         """Read what a search may read, so that the first ones are not slow."""
         self.index.warm()
         anywhere_D = np.full(self.index.width, self.index.width**-0.5, np.float32)
-        # What multiplies is compiled when first asked.
-        self.scores(anywhere_D)
         for segment in self.segments:
+            # What multiplies is compiled when first asked, be it for no row.
+            scan.scores_at(segment.arrays.vectors, anywhere_D, np.arange(0))
             if segment.ivf_name is not None:
                 # Lists are mapped by faiss, and touched by looking into all of them.
                 lists = self._inverted(segment)

@@ -126,18 +126,28 @@ def baselines(learnt: Cells, test: Test) -> dict[str, Scores]:
 
 def recalls(scores: Sequence[Scores], test: Test, rows: npt.NDArray[np.int64]) -> dict[str, float]:
     """Of these cells, mean over seeds: R@1 and R@10 both ways."""
-    labels = test.cells.label_C[rows]
-    asked, times = np.unique(np.searchsorted(test.captions, test.cells.caption_C[rows]), return_counts=True)
+    _, times = asked_by(test, rows)
     found = []
     for score_CK in scores:
-        to_text = class_recall(score_CK[rows], labels, test.says, list(TARGETS))
-        first = class_ranks(score_CK[rows][:, asked].T, test.says[asked], labels)
+        to_text = class_recall(score_CK[rows], test.cells.label_C[rows], test.says, list(TARGETS))
+        first = first_of_type(score_CK, test, rows)
         found.append(
             {f"cell -> text R@{k}": to_text[f"recall@{k}"] for k in TARGETS}
             | {f"text -> cell R@{k}": float(np.mean(first <= k)) for k in TARGETS}
             | {f"text of each cell -> cell R@{k}": np.average(first <= k, weights=times) for k in TARGETS}
         )
     return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+
+
+def asked_by(test: Test, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The captions of these cells, by their places among all, and how many cells have each."""
+    return np.unique(np.searchsorted(test.captions, test.cells.caption_C[rows]), return_counts=True)
+
+
+def first_of_type(score_CK: Scores, test: Test, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """For each caption of these cells the rank of the first of them that is of its type."""
+    asked, _ = asked_by(test, rows)
+    return class_ranks(score_CK[rows][:, asked].T, test.says[asked], test.cells.label_C[rows])
 
 
 def figures_of(
@@ -177,24 +187,21 @@ def figures_of(
 def caption_figures(scores: Mapping[str, Sequence[Scores]], learnt: Cells, test: Test) -> list[Figure]:
     """Text -> cell of every caption of blood: in how many runs a cell of its type is among the first k."""
     blood = np.flatnonzero(test.cells.blood_C)
-    label_C = test.cells.label_C[blood]
+    ours, theirs = (
+        np.array([first_of_type(run, test, blood) for run in scores[name]]) for name in ("ours", "original")
+    )
     figures = []
-    for place in np.unique(np.searchsorted(test.captions, test.cells.caption_C[blood])):
-        label = test.says[place]
-        first = {
-            name: np.array([class_ranks(run[blood][:, [place]].T, [label], label_C)[0] for run in runs])
-            for name, runs in scores.items()
-        }
-        own, known = np.sum(label_C == label), np.sum(learnt.label_C == label)
+    for number, (place, own) in enumerate(zip(*asked_by(test, blood), strict=True)):
+        known = int(np.sum(learnt.label_C == test.says[place]))
         figures += [
             Figure(
                 name=f"PBMC, text -> cell R@{k}, {test.captions[place]!r}",
-                value=float(np.mean(first["ours"] <= k)),
+                value=float(np.mean(ours[:, number] <= k)),
                 unit=f"[{own} cells; learnt from {known}]",
                 target=None,
                 better="higher",
-                ours=float(np.mean(first["ours"] <= k)),
-                theirs=float(np.mean(first["original"] <= k)),
+                ours=float(np.mean(ours[:, number] <= k)),
+                theirs=float(np.mean(theirs[:, number] <= k)),
                 theirs_is="original",
             )
             for k in TARGETS

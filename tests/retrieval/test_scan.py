@@ -63,17 +63,28 @@ def test_further_threads_change_nothing_but_the_time(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         torch, "set_num_threads", lambda n, set_to=torch.set_num_threads: (used.append(n), set_to(n))
     )
+    pools: list[int] = []
+    monkeypatch.setattr(
+        scan, "ThreadPoolExecutor", lambda n, pool=scan.ThreadPoolExecutor: (pools.append(n), pool(n))[1]
+    )
     before = torch.get_num_threads()
     # Seven blocks of rows: shared evenly, unevenly, and by more threads than there are blocks.
     for n in (before + 1, before + 2, 20):
         np.testing.assert_array_equal(scan.scores(vectors, query, n), scan.scores(vectors, query, 1))
         np.testing.assert_array_equal(scan.short_scores(short, code, n), scan.short_scores(short, code))
     assert used == [before + 1, before, before + 2, before, 20, before]
+    assert pools == [before + 1, before + 2, 20]
+    assert torch.get_num_threads() == before
     # A scan of little is done by one: waking another takes longer.
     monkeypatch.setattr(scan, "_BYTES_A_THREAD", 1 << 40)
-    monkeypatch.setattr(scan, "ThreadPoolExecutor", None)
-    scan.scores(vectors, query, 8)
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(2)
+    used.clear()
+    for most in (8, None):
+        scan.short_scores(short, code, most)
+        scan.scores(vectors, query, most)
+    assert used == [1, 2, 1, 2]
+    assert len(pools) == 3
+    torch.set_num_threads(before)
 
 
 @settings(deadline=None, max_examples=60)
